@@ -38,7 +38,7 @@ COPY --from=builder /opt/tasador /opt/tasador
 # The import writes the bytecode of what the service uses, Python's own modules too: without it each
 # start compiles them, a second of two. Bytecode of all that is installed would be 80 MB more.
 RUN install -d -o 10001 -g 10001 /srv/tasador/workspace /srv/tasador/trust \
-    && /opt/tasador/bin/python -c "import httptools, onnxruntime, uvicorn, uvloop, tasador.cli.app, tasador.ops.service, tasador.serving.app"
+    && /opt/tasador/bin/python -c "import httptools, jinja2, onnxruntime, uvicorn, uvloop, tasador.cli.app, tasador.ops.service, tasador.scoring.appraise, tasador.serving.app"
 WORKDIR /srv/tasador
 ENV PATH=/opt/tasador/bin:$PATH \
     HOME=/tmp \

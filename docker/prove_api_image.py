@@ -3,7 +3,7 @@
 The file itself is read: its RUN and COPY lines are carried out below a temporary root (Debian's
 packages and LABELs apart), then its ENV, USER, ENTRYPOINT, CMD and HEALTHCHECK start and probe the
 service. It must stay below the size limit, hold none of the training libraries, write nowhere but
-to the workspace and /tmp, and value a row.
+to the workspace and /tmp, value a row and write its report.
 
     python docker/prove_api_image.py BUNDLE --row '{"longitude": -122.2, ...}'
         [--object-store gs://bucket/prefix --environment STORAGE_EMULATOR_HOST=http://...]
@@ -201,7 +201,10 @@ def _serve(image: Image, stage: Stage, row: dict[str, object]) -> dict[str, obje
             _wait(f"{base}/health/ready", process, log)
             probe = json.loads(stage.last("HEALTHCHECK").partition("CMD ")[2])
             subprocess.run(probe, env=environment, check=True)
-            answer = _post(f"{base}/api/v1/predict", {"instances": [row]})
+            answer = json.loads(_post(f"{base}/api/v1/predict", {"instances": [row]}))
+            report = _post(f"{base}/api/v1/appraise", {"instances": [row]})
+            if not report.lstrip().startswith(b"<!doctype html>"):
+                raise SystemExit(f"the report is no page: {report[:200]!r}")
             with urllib.request.urlopen(f"{base}/health", timeout=10) as health:
                 answer["source"] = json.load(health)["source"]
         finally:
@@ -234,12 +237,12 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise SystemExit(f"the service did not become ready:\n{log.read_text()[-2000:]}")
 
 
-def _post(url: str, body: dict[str, object]) -> dict[str, object]:
+def _post(url: str, body: dict[str, object]) -> bytes:
     request = urllib.request.Request(
         url, json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=10) as response:
-        answer: dict[str, object] = json.load(response)
+        answer: bytes = response.read()
     return answer
 
 

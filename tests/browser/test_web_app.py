@@ -55,6 +55,32 @@ def test_a_house_is_valued_with_its_interval_its_parts_and_its_comparables(
     page.locator(".js-plotly-plot").nth(3).wait_for()  # map, interval, waterfall, close map
 
 
+@pytest.mark.parametrize(
+    ("lang", "ask", "report", "said"),
+    [
+        ("en", "Value it", "Report", "Automated valuation report"),
+        ("es", "Valorar", "Informe", "Informe de valoración automatizada"),
+    ],
+)
+def test_the_report_of_a_valuation_is_downloaded_in_the_language_of_the_page(
+    visit, lang, ask, report, said
+) -> None:
+    page = visit(lang=lang)
+    page.get_by_role("button", name=ask).click()
+    estimate = text_of(page, "[data-testid=stMetricValue]")
+    with page.expect_download() as download:
+        page.get_by_role("button", name=f"{report} (HTML)").click()
+    text = download.value.path().read_text(encoding="utf-8")
+    assert f'<html lang="{lang}">' in text
+    assert said in text
+    assert estimate in text
+    assert download.value.suggested_filename.endswith(".html")
+    with page.expect_download() as download:
+        page.get_by_role("button", name=f"{report} (PDF)").click()
+    assert download.value.path().read_bytes().startswith(b"%PDF")
+    assert_fits_a_phone(page)
+
+
 def test_an_invalid_value_is_shown_at_its_field_with_what_the_service_expects(visit) -> None:
     page = visit()
     page.get_by_label("Area", exact=True).fill("-5")

@@ -104,7 +104,7 @@ def test_groups_are_compared_in_report_card_and_json_in_both_languages(project: 
         assert said["en"][0] in page
         assert said["es"][0] in page
     version = json.loads((run / "run.json").read_text())["version"]
-    markdown = (project / "workspace" / "bundles" / version / "model_card.md").read_text()
+    markdown = (project / "workspace" / "bundles" / version / "card.md").read_text()
     assert "Fairness: by district" in markdown
     assert "Equidad" not in markdown
     assert "across 7 groups by district, area" in markdown

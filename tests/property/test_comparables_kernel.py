@@ -158,7 +158,7 @@ def some(arrays, rows):
 def informed(index, asked):
     """Return the features of rows, by the definition, whatever there is of kernels."""
     return index._features(
-        *index._asked(asked["points"], asked["similar"], asked["times"], asked["context"])
+        *index.asked(asked["points"], asked["similar"], asked["times"], asked["context"])
     )
 
 
@@ -195,7 +195,7 @@ def test_no_sale_of_the_day_or_later_and_no_row_itself_informs_a_row(of):
         squared = np.zeros(m)
         for axis, own in zip(
             index._places.T,
-            index._asked(
+            index.asked(
                 *[
                     asked[n][i : i + 1] if asked[n] is not None else None
                     for n in ("points", "similar", "times", "context")
@@ -239,6 +239,16 @@ def test_the_order_of_sales_changes_nothing_and_the_kernel_gives_the_same_bits(o
     assert (index._compact is None) == (native().library is None)
     single = [features_of(index, some(asked, slice(i, i + 1))) for i in range(30)]
     assert got.tobytes() == np.concatenate(single).tobytes()
+    names = ("points", "similar", "times", "context")
+    count, nearest = index.within_reach(index.asked(*(asked[name] for name in names)))
+    near = index.neighbours(asked["points"], 64, *(asked[name] for name in names[1:]))
+    distinct = np.diff(near.index, axis=1, prepend=-1) != 0
+    inside = distinct & (near.distance <= index.reach) & np.isfinite(near.distance)
+    assert count.tolist() == inside.sum(axis=1).tolist()
+    assert (
+        nearest.tolist()
+        == np.where(np.isfinite(near.distance[:, 0]), near.index[:, 0], -1).tolist()
+    )
     other = restricted(some(arrays, rng.permutation(m)))
     assert features_of(other, asked).tobytes() == got.tobytes()
     again = ComparablesIndex.from_state(*index.state())

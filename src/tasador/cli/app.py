@@ -188,6 +188,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "explain": scoring.explain,
         "appraise": scoring.appraise,
         "score": scoring.score,
+        "review": records.review,
         "trend": sales.trend,
         "runs": start.runs,
         "report": start.report,
@@ -248,6 +249,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
             {
                 "export": records.export,
                 "stats": records.stats,
+                "overrides": records.overrides,
                 "refused": records.refused,
                 "prune": records.prune,
                 "replay": records.replay,

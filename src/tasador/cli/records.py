@@ -1,8 +1,9 @@
-"""`tasador records` and `tasador outcomes`: what was valued, and what it turned out to be."""
+"""`tasador records`, `outcomes` and `review`: what was valued, and what is known of it later."""
 
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import json
 import os
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tasador.cli.options import AsJson, DatabaseOption
-from tasador.cli.output import escape, out, table
+from tasador.cli.options import AsJson, By, DatabaseOption
+from tasador.cli.output import err, escape, out, table
 
 if TYPE_CHECKING:
     from tasador.records.database import Database
@@ -61,7 +62,7 @@ def export(
 
     start = 0.0 if since is None else parse_moment(since)
     end = clock.seconds() if until is None else parse_moment(until)
-    with _opened(_settings(database)) as opened:
+    with opened_records(record_settings(database)) as opened:
         written = export_parquet(RecordStore(opened), output, start, end, version=version)
     typer.echo(f"wrote {written:,} records to {output}")
 
@@ -93,9 +94,9 @@ def prune(
     from tasador.records.audit_log import AuditTrail
     from tasador.records.maintenance import Retention
 
-    settings = _settings(database, spool)
+    settings = record_settings(database, spool)
     age = None if older_than is None else parse_span(older_than)
-    with _opened(settings) as opened:
+    with opened_records(settings) as opened:
         retention = Retention(opened, settings, age)
         found = retention.delete() if yes else retention.count()
         if yes:
@@ -132,8 +133,8 @@ def stats(
     from tasador.records.spool import waiting_bytes
     from tasador.records.store import RecordStore
 
-    settings = _settings(database, spool)
-    with _opened(settings) as opened:
+    settings = record_settings(database, spool)
+    with opened_records(settings) as opened:
         counts = RecordStore(opened).counts()
         shown = opened.url.shown
     waiting = waiting_bytes(settings.spool_folder())
@@ -168,7 +169,7 @@ def refused(
 
     start = 0.0 if since is None else parse_moment(since)
     end = clock.seconds() if until is None else parse_moment(until)
-    with _opened(_settings(database)) as opened:
+    with opened_records(record_settings(database)) as opened:
         counts = read_refused(opened, start, end)
         rows = list(kept_rows(opened, start, end, show))
     if as_json:
@@ -192,8 +193,8 @@ def replay(database: DatabaseOption = None, spool: SpoolOption = None) -> None:
     """
     from tasador.records.maintenance import replay_orphans
 
-    settings = _settings(database, spool)
-    with _opened(settings, new=True) as opened:
+    settings = record_settings(database, spool)
+    with opened_records(settings, new=True) as opened:
         brought = replay_orphans(settings.spool_folder(), opened)
     typer.echo(f"brought in {brought:,} records from {settings.spool_folder()}")
 
@@ -219,7 +220,7 @@ def import_outcomes(
     from tasador.records.import_export import import_outcomes as import_rows
     from tasador.records.store import RecordStore
 
-    with _opened(_settings(database)) as opened:
+    with opened_records(record_settings(database)) as opened:
         done = import_rows(RecordStore(opened), file, replace=replace)
     accepted, repeated = done.counts["accepted"], done.counts["repeated"]
     replaced = f", {done.counts['replaced']:,} were corrected" if replace else ""
@@ -233,7 +234,82 @@ def import_outcomes(
         raise typer.Exit(DataError.exit_code)
 
 
-def _settings(database: str | None, spool: str | None = None) -> RecordSettings:
+def review(
+    file: Annotated[str, typer.Argument(help="Workbook that a reviewer has filled in")],
+    check: Annotated[bool, typer.Option("--check", help="Only check it, record nothing")] = False,
+    by: By = None,
+    database: DatabaseOption = None,
+) -> None:
+    """Check and record the overrides of a reviewed workbook.
+
+    The workbook is one that `tasador score` wrote, with its overrides and reasons filled in. It is
+    taken as a whole or not at all: unknown or repeated rows, changed values of the model, overrides
+    without a reason and what is no number are listed with their cells.
+
+    Examples:
+        tasador score sales.csv -o review.xlsx
+        tasador review review.xlsx --by "A. Perez"
+        tasador ratio review.xlsx --sale price
+    """
+    from tasador.scoring.review import record_review
+
+    with opened_records(record_settings(database)) as opened:
+        found = record_review(file, opened, by or getpass.getuser(), check_only=check)
+    out.print(f"{escape(file)}: {found.rows:,} rows valued by {escape(found.version)}")
+    if found.missing:
+        lost = "1 row is" if found.missing == 1 else f"{found.missing:,} rows are"
+        err.print(f"[yellow]{lost} not in it any more:[/] recorded values and overrides stay")
+    result = found.result
+    if result is None:
+        out.print(f"nothing is wrong; {found.overrides:,} overrides would be recorded")
+        return
+    out.print(
+        f"overrides: {result.new:,} new, {result.changed:,} changed, {result.unchanged:,} recorded "
+        "before"
+    )
+    if result.kept:
+        out.print(f"{result.kept:,} more were recorded before and are empty here: they stay")
+    out.print(f"next: tasador ratio {escape(file)} --sale COLUMN")
+
+
+def overrides(
+    since: Since = None,
+    until: Until = None,
+    show: Shown = 20,
+    as_json: AsJson = False,
+    database: DatabaseOption = None,
+) -> None:
+    """List overrides of reviewers: who, when and why, newest first.
+
+    Examples:
+        tasador records overrides --since 30d
+    """
+    from tasador.core import clock
+    from tasador.core.clock import parse_moment, show_moment
+    from tasador.core.hashing import without_nan
+    from tasador.core.languages import number
+    from tasador.records.reviews import Reviews
+
+    start = 0.0 if since is None else parse_moment(since)
+    end = clock.seconds() if until is None else parse_moment(until)
+    with opened_records(record_settings(database)) as opened:
+        found = Reviews(opened).overrides(start, end, show)
+    if as_json:
+        for one in found:
+            typer.echo(json.dumps(without_nan(one._asdict())))
+        return
+    rows = [
+        (
+            show_moment(one.time)[:16], one.actor, number(one.prediction), number(one.before),
+            number(one.value), one.reason, one.prediction_id,
+        )
+        for one in found
+    ]  # fmt: skip
+    columns = ("time", "who", "model", "before", "override", "reason", "prediction")
+    out.print(table(columns, rows))
+
+
+def record_settings(database: str | None, spool: str | None = None) -> RecordSettings:
     """Return the settings of records: options first, then the service's variables."""
     from dataclasses import replace
 
@@ -245,7 +321,7 @@ def _settings(database: str | None, spool: str | None = None) -> RecordSettings:
 
 
 @contextmanager
-def _opened(settings: RecordSettings, *, new: bool = False) -> Iterator[Database]:
+def opened_records(settings: RecordSettings, *, new: bool = False) -> Iterator[Database]:
     """Open the database; unless `new`, a command does not make one where there is none.
 
     Raises:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import getpass
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -34,7 +36,11 @@ from tasador.cli.output import err, escape, note, out
 from tasador.core.errors import DataError
 
 if TYPE_CHECKING:
-    from tasador.scoring.files import Scored
+    from collections.abc import Mapping, Sequence
+
+    from tasador.registry.model_bundle import ModelBundle
+    from tasador.scoring.files import Scored, ScoreRequest
+    from tasador.scoring.review import ReviewRequest
 
 #: Refused rows that `tasador predict` names on the terminal; its output has all.
 _MOST_REFUSED = 20
@@ -199,6 +205,8 @@ def appraise(
     sheet: Sheet = None,
     encoding: Encoding = None,
     as_of: AsOf = None,
+    max_fsd: MaxFsd = None,
+    min_support: MinSupport = 0,
     bundle: BundleFolder = None,
     model: Model = None,
     alias: Alias = None,
@@ -221,7 +229,8 @@ def appraise(
     from tasador.scoring.appraise import AppraiseRequest, appraise_rows
 
     asked = Source(sheet=sheet, encoding=encoding)
-    request = AppraiseRequest(rows, to, lang, format_, asked, as_of)
+    limits = serve_limits(max_fsd, min_support)
+    request = AppraiseRequest(rows, to, lang, format_, asked, as_of, limits)
     choice = BundleChoice(workspace, bundle, model, alias, version, registry)
     done = appraise_rows(request, choice, note)
     if done.origin == "synthetic":
@@ -242,7 +251,9 @@ def score(
     ],
     to: Annotated[
         str,
-        typer.Option("--output", "-o", metavar="PATH", help="A .csv or .parquet file, or a folder"),
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="A .csv, .parquet or .xlsx file, or a folder"
+        ),
     ],
     format_: Annotated[
         Format | None,
@@ -254,9 +265,32 @@ def score(
         str | None,
         typer.Option(
             metavar="COLUMNS",
-            help="Input columns to copy: a,b or * or none",
-            show_default="identifiers",
+            help="Columns to copy: a,b or * or none",
+            show_default="identifiers; .xlsx: inputs",
         ),
+    ] = None,
+    previous: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Former values, for .xlsx",
+            show_default="the one column with the role rival",
+        ),
+    ] = None,
+    comparables: Annotated[
+        int | None,
+        typer.Option(
+            "--comparables",
+            min=0,
+            max=10,
+            metavar="N",
+            help="Comparables a row, for .xlsx",
+            show_default="3",
+        ),
+    ] = None,
+    lang: Annotated[
+        Literal["en", "es"] | None,
+        typer.Option(help="Language of the .xlsx", show_default="en"),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Threads", show_default="all cores")
@@ -295,11 +329,11 @@ def score(
     """Estimate whole files on all cores.
 
     An interrupted run continues where it stopped when the same command is run again. A row that
-    does not meet the contract gets an error instead of an estimate, as from the service.
+    does not meet the contract gets an error, no estimate. An .xlsx is for people: see `review`.
 
     Examples:
         tasador score 'rows/*.parquet' --output scored/
-        tasador score rows.csv.gz -o scored.parquet --columns none
+        tasador score sales.csv -o review.xlsx --previous assessed --lang es
     """
     from tasador.contract.model import Source
     from tasador.core.errors import ConfigError
@@ -307,11 +341,19 @@ def score(
     from tasador.scoring.files import ScoreRequest, find_inputs, score_files
 
     kept = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
+    kept = () if kept == ("none",) else kept
+    own = {
+        "--previous": previous, "--comparables": comparables, "--lang": lang,
+    }  # fmt: skip
+    others = {
+        "--format": format_, "--workers": workers, "--explain": explain or None,
+        "--engine": None if engine is Engine.local else engine,
+    }  # fmt: skip
     request = ScoreRequest(
         inputs=tuple(inputs),
         out=to,
         kind=None if format_ is None else format_.value,
-        columns=() if kept == ("none",) else kept,
+        columns=kept,
         workers=workers,
         batch_rows=batch_rows,
         force=force,
@@ -332,10 +374,20 @@ def score(
     choice = BundleChoice(
         workspace, None if bundle is None else Path(bundle), model, alias, version, registry
     )
-    with chosen_bundle(
-        choice, fits=fits_rows(find_inputs(inputs)[0], request.asked), tell=note
-    ) as chosen:
+    files = find_inputs(inputs)
+    if to.lower().endswith(".xlsx"):
+        asked = _review_request(files, request, own, others)
+    elif taken := [name for name, value in own.items() if value is not None]:
+        from tasador.scoring.review import ReviewRequestError
+
+        raise ReviewRequestError.only_for_workbooks(taken[0])
+    else:
+        asked = None
+    with chosen_bundle(choice, fits=fits_rows(files[0], request.asked), tell=note) as chosen:
         loaded = chosen.load()
+        if asked is not None:
+            _write_workbook(loaded, asked, workspace)
+            return
         if engine is Engine.ray:
             from tasador.core.parallel import RaySettings
             from tasador.scoring.ray import score_files_on_ray
@@ -350,6 +402,59 @@ def score(
         raise NotScoredError.files(scored)
     if scored.rows and scored.refused == scored.rows:
         raise NotScoredError.rows(scored.rows)
+
+
+def _review_request(
+    files: Sequence[str],
+    request: ScoreRequest,
+    own: Mapping[str, Any],
+    others: Mapping[str, Any],
+) -> ReviewRequest:
+    """Return what a workbook is to show, by the options of `tasador score`.
+
+    Args:
+        files: What is to be valued.
+        request: The same as for other outputs.
+        own: Options of workbooks, None where they are not given.
+        others: Options that workbooks do not have, likewise.
+    """
+    from tasador.scoring.review import ReviewRequest, ReviewRequestError
+
+    for option, value in others.items():
+        if value is not None:
+            raise ReviewRequestError.not_for_workbooks(option)
+    if len(files) > 1:
+        raise ReviewRequestError.one_file(len(files))
+    named = {
+        "previous": own["--previous"], "comparables": own["--comparables"],
+        "language": own["--lang"],
+    }  # fmt: skip
+    given = {name: value for name, value in named.items() if value is not None}
+    return ReviewRequest(
+        files[0], request.out, getpass.getuser(), request.columns, asked=request.asked,
+        as_of=request.as_of, coverage=request.coverage, limits=request.limits, **given,
+    )  # fmt: skip
+
+
+def _write_workbook(bundle: ModelBundle, request: ReviewRequest, workspace: Path) -> None:
+    from tasador.cli.records import opened_records, record_settings
+    from tasador.scoring.review import write_review_file
+
+    if bundle.origin == "synthetic":
+        err.print(_SYNTHETIC)
+    database = None
+    if workspace != WORKSPACE and not os.environ.get("TASADOR_RECORDS__URL"):
+        database = f"sqlite:///{workspace / 'tasador.db'}"
+    with opened_records(record_settings(database), new=True) as opened:
+        done = write_review_file(bundle, request, opened, note)
+    out.print(
+        f"wrote {done.rows:,} rows, {done.flagged:,} with a flag, to {escape(request.out)} with "
+        f"{escape(done.version)}"
+    )
+    lines = [f"row {number}: {reason}" for number, reason in done.refused]
+    _list_refused(lines, "the column of notes has all reasons")
+    named = "" if database is None else f" --database {opened.url.shown}"
+    out.print(f"next: fill in its yellow cells, then tasador review {escape(request.out + named)}")
 
 
 class NotScoredError(DataError):

@@ -62,7 +62,7 @@ def declared_groups(
             groups = level_groups(values, FEWEST_OF_GROUP)
             missing = np.array([value is None for value in values], dtype=np.bool_)
         else:
-            groups, missing = quantile_groups(values, _PARTS), np.isnan(values)
+            groups, missing = quantile_groups(values, _PARTS, spans=True), np.isnan(values)
         found[name] = groups | ({MISSING: missing} if missing.any() else {})
     return found
 

@@ -9,7 +9,8 @@ import io
 import logging
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ _CELL = re.compile(rb'<(?:\w+:)?c [^>]*?\br="([A-Z]{1,3})(\d{1,7})"')
 #: A sheet with one value in its last corner has 17 billion cells, each of which takes memory.
 MAX_CELLS = 50_000_000
 _SAMPLE = 200
+#: What fastexcel says of a cell of another type.
+_GOT = re.compile(r"but got '(?:Error\()?(\w+)")
 _CHUNK = 1 << 20
 
 
@@ -69,6 +72,14 @@ def read_sheet(data: bytes, name: str, source: Source, known: tuple[str, ...] = 
         SourceError: Damaged, protected by a password, too large, or without such a sheet.
         MissingExtraError: The package that reads workbooks is not installed.
     """
+    with _opened(data, name) as book:
+        title, cells = _choose(book, name, source, known)
+        return _table(book, title, cells, name, source, known)
+
+
+@contextmanager
+def _opened(data: bytes, name: str) -> Iterator[Any]:
+    """Open a workbook; errors as of `read_sheet`."""
     if data.startswith(OLE) and _ENCRYPTED in data:
         raise _protected(name)
     _check_size(data, name)
@@ -79,9 +90,7 @@ def read_sheet(data: bytes, name: str, source: Source, known: tuple[str, ...] = 
     # it warns of every column without values
     logging.getLogger("fastexcel").setLevel(logging.ERROR)
     try:
-        book = fastexcel.read_excel(data)
-        title, cells = _choose(book, name, source, known)
-        return _table(book, title, cells, name, source, known)
+        yield fastexcel.read_excel(data)
     except fastexcel.FastExcelError as error:
         reason = str(error).splitlines()[0][:200]
         if "password" in reason.lower() or "encrypt" in reason.lower():
@@ -90,6 +99,73 @@ def read_sheet(data: bytes, name: str, source: Source, known: tuple[str, ...] = 
             f"the workbook {name} cannot be read", got=reason,
             remedy="open it and save it again as .xlsx, or as CSV (UTF-8)",
         ) from None  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RawSheet:
+    """All cells below the first row of a sheet, whatever they hold, and that row.
+
+    Attributes:
+        header: The first row's texts; empty where it has none.
+        texts: Shape (n, width): each cell as text, numbers rounded; None for an empty one.
+        numbers: The columns that were asked for, by name: exact, NaN for an empty cell.
+        wrong: Cells of these that hold no number, by column and row from 0: what they hold.
+    """
+
+    header: tuple[str, ...]
+    texts: pl.DataFrame
+    numbers: dict[str, NDArray[np.float64]]
+    wrong: dict[tuple[str, int], str]
+
+
+def read_cells(
+    data: bytes, name: str, title: str, numbers: Collection[str] = ()
+) -> RawSheet | None:
+    """Read a sheet as it is, nothing left out or reinterpreted; None when there is no such sheet.
+
+    Args:
+        data: The workbook's bytes.
+        name: What to call it in messages.
+        title: The sheet's name.
+        numbers: Names in its first row whose columns hold numbers.
+
+    Raises:
+        SourceError, MissingExtraError: As of `read_sheet`.
+    """
+    with _opened(data, name) as book:
+        if title not in book.sheet_names:
+            return None
+        cells = _texts(book, title)
+        header = tuple((text or "").strip() for text in cells.row(0)) if cells.height else ()
+        texts = cells.slice(1)
+        places = {header.index(column): column for column in numbers if column in header}
+        if not texts.height or not places:
+            none = {column: np.empty(0) for column in places.values()}
+            return RawSheet(header, texts, none, {})
+        sheet = book.load_sheet(
+            title, header_row=None, skip_rows=1, dtypes=dict.fromkeys(places, "float")
+        )
+        batch, errors = sheet.to_arrow_with_errors()
+        if batch.num_rows != texts.height:
+            raise SourceError(
+                f"the sheet {title!r} of {name} does not begin with its column names",
+                expected="column names in row 1", got="an empty row",
+                remedy="delete the rows above them",
+            )  # fmt: skip
+        exact = {
+            column: pl.Series(batch.column(at)).cast(pl.Float64).to_numpy().copy()
+            for at, column in places.items()
+        }
+        wrong: dict[tuple[str, int], str] = {}
+        for one in () if errors is None else errors.errors:
+            (row, at), got = one.offset_position, _GOT.search(one.detail)
+            text = texts.item(row, at) if row < texts.height else None
+            if at in places and text != "":
+                wrong[places[at], row] = text or (got[1] if got else one.detail)
+        for at, column in places.items():
+            for row in np.flatnonzero(texts[:, at].is_in(["true", "false"]).to_numpy()).tolist():
+                wrong[column, row] = texts.item(row, at)
+        return RawSheet(header, texts, exact, wrong)
 
 
 def _protected(name: str) -> SourceError:

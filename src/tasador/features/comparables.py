@@ -279,6 +279,14 @@ class ComparablesIndex:
 
         The nearest is a position among the training rows; -1 where none informs the row.
         """
+        found = self._compact and self._compact.neighbours(*asked)
+        index, distance = found or self._nearest(asked)
+        distance[:, 1:][index[:, 1:] == index[:, :-1]] = np.inf  # repeated where too few are there
+        within = np.isfinite(distance) & (distance <= self.reach)
+        return within.sum(axis=1), np.where(np.isfinite(distance[:, 0]), index[:, 0], -1)
+
+    def _nearest(self, asked: Asked) -> tuple[Positions, Floats]:
+        """Return the nearest rows that inform each row, and their distances, (n, 64) at most."""
         k = np.arange(1, min(STEPS[-1], self.size) + 1)
         distance, index = self._tree.query(asked.places, k=k)
         rows = np.zeros(len(index), dtype=np.bool_)
@@ -289,10 +297,7 @@ class ComparablesIndex:
         if rows.any():  # the others' nearest all inform them
             near = self._restricted(asked.take(np.flatnonzero(rows)), len(k))
             distance[rows], index[rows] = near.distance, near.index
-            # the farthest of too few is repeated: it counts once
-            distance[:, 1:][np.diff(index, axis=1) == 0] = np.inf
-        known = np.isfinite(distance[:, 0])
-        return (distance <= self.reach).sum(axis=1) * known, np.where(known, index[:, 0], -1)
+        return index, distance
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the kernel's addresses to this process."""

@@ -313,17 +313,28 @@ class FittedFeatures:
 
     def nearest(self, X: Floats, k: int) -> list[NearRow]:
         """Return the `k` nearest rows that inform one encoded row `X` (1, p), nearest first."""
+        return self.nearest_of_rows(X, k)[0]
+
+    def nearest_of_rows(self, X: Floats, k: int) -> list[list[NearRow]]:
+        """Return what `nearest` does of each encoded row of `X` (n, p)."""
         if self.index is None or self.plan is None or k < 1:
-            return []
+            return [[] for _ in X]
         plan, index, frame = self.plan, self.index, self.frame(X)
         beside = self.beside_place(plan, X, frame)
         found = index.neighbours(plan.points(frame), min(k, index.size), *beside)
-        known = int(np.isfinite(found.distance[0]).sum())  # the farthest is repeated after these
-        known = min(known, len(np.unique(found.index[0])))
+        return [
+            self._near_rows(plan, index, *row)
+            for row in zip(found.index, found.distance, strict=True)
+        ]
+
+    @staticmethod
+    def _near_rows(
+        plan: ComparablesPlan, index: ComparablesIndex, places: NDArray[np.intp], distances: Floats
+    ) -> list[NearRow]:
+        known = int(np.isfinite(distances).sum())  # the farthest is repeated after these
+        known = min(known, len(np.unique(places)))
         rows = []
-        for i, distance in zip(
-            found.index[0, :known].tolist(), found.distance[0, :known].tolist(), strict=True
-        ):
+        for i, distance in zip(places[:known].tolist(), distances[:known].tolist(), strict=True):
             values = dict(zip(plan.near, index.points[i] / plan.scale, strict=True))
             if plan.similar_by is not None and len(index.similar):
                 values[plan.similar_by] = np.exp(index.similar[i])

@@ -182,6 +182,8 @@ class CompactIndex:
     ) -> tuple[NDArray[np.int64], Floats] | None:
         """Return the 64 nearest rows that inform `points` (n, d): positions, distances (n, 64)."""
         points = np.ascontiguousarray(points, dtype=np.float64)
+        if similar is not None:
+            similar = np.ascontiguousarray(similar, dtype=np.float64)
         work = self._find(Asked(points, similar, limits, context), None)
         if work is None:
             return None

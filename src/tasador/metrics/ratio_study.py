@@ -350,20 +350,24 @@ def _price_groups(price: Floats) -> dict[str, Flags]:
     return quantile_groups(price, 10 if len(price) >= 10 * FEWEST_OF_GROUP else 4)
 
 
-def quantile_groups(values: Floats, parts: int) -> dict[str, Flags]:
+def quantile_groups(values: Floats, parts: int, *, spans: bool = False) -> dict[str, Flags]:
     """Return the rows of `parts` groups of equal size; equal values (n,) stay together.
 
-    Rows without a value, NaN, are in none.
+    Rows without a value, NaN, are in none. Groups are named by their upper ends, or with `spans` by
+    both.
     """
     known = values[~np.isnan(values)]
     if not len(known):
         return {}
     edges = np.unique(np.quantile(known, np.arange(1, parts + 1) / parts, method="higher"))
     place = np.searchsorted(edges, values)  # NaN is behind the last
-    whole = float(np.min(np.abs(edges))) >= 1000
+    smallest = float(np.min(np.abs(edges)))
+    form = ",.0f" if smallest >= 10_000 else ".0f" if smallest >= 1000 else ",.4g"
+    names = [format(edge, form) for edge in edges.tolist()]
+    before = [None, *names[:-1]] if spans else [None] * len(names)
     return {
-        f"up to {edge:,.0f}" if whole else f"up to {edge:,.4g}": place == i
-        for i, edge in enumerate(edges)
+        f"up to {name}" if low is None else f"{low} to {name}": place == i
+        for i, (low, name) in enumerate(zip(before, names, strict=True))
     }
 
 

@@ -166,6 +166,23 @@ class ApiClient:
         answer = self._call("/api/v1/explain", body)
         return {**answer["explanations"][0], "model_version": answer["model_version"]}
 
+    def appraise(self, row: Mapping[str, Any], language: str, kind: str) -> bytes:
+        """Return the valuation report of one row.
+
+        Args:
+            row: Its values by column.
+            language: ``en`` or ``es``.
+            kind: ``html`` or ``pdf``.
+
+        Raises:
+            ServiceAwayError: The service does not answer.
+            ServiceRefusedError: It refuses the row, or cannot write such a file.
+        """
+        query = urllib.parse.urlencode({"lang": language, "format": kind})
+        data = json.dumps({"instances": [row]}, default=str).encode()
+        with self._opened(f"/api/v1/appraise?{query}", data) as answer:
+            return bytes(answer.read())
+
     def score(
         self, file: IO[bytes] | bytes, kind: str = "text/csv", timeout_s: float = 600.0
     ) -> Iterator[ScoredRow]:

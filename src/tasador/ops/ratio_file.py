@@ -16,6 +16,7 @@ from tasador.contract.cells import cell_encoder
 from tasador.contract.format_inference import date_reading
 from tasador.contract.model import Column, Source
 from tasador.contract.type_inference import Findings, decimal_mark, target_reading
+from tasador.core import storage
 from tasador.core.clock import MONTH_S
 from tasador.core.errors import ConfigError, DataError, did_you_mean
 from tasador.core.hashing import to_plain, without_nan
@@ -32,6 +33,7 @@ from tasador.metrics.ratio_study import (
 )
 from tasador.metrics.regression import ACCEPTED, RATIO_STUDY
 from tasador.reporting.ratio_report import Missing
+from tasador.reporting.review.reading import is_review, read_review
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -94,6 +96,18 @@ class RangeError(ConfigError):
         return cls(f"{name!r} is no figure of a ratio study", expected=expected, remedy=remedy)
 
 
+class ColumnNotNamedError(ConfigError):
+    """A column that has to be named."""
+
+    @classmethod
+    def estimate(cls) -> ColumnNotNamedError:
+        """Return the error of a file whose estimates are not named."""
+        return cls(
+            "no column of estimates is named", expected="--estimate COLUMN",
+            got="none, and a file that is no workbook of a desk review",
+        )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class RatioRequest:
     """Which columns of which file are studied.
@@ -101,7 +115,8 @@ class RatioRequest:
     Attributes:
         file: A path, an address in an object store, or a pattern.
         sale: Column of the prices.
-        estimate: Column of the estimates.
+        estimate: Column of the estimates; None in a workbook of a desk review, where the model's
+            values are studied against the reviewed ones unless columns are named.
         against: Column of other estimates, studied on the same rows; or None.
         by: Columns by which groups are formed.
         time: Column of the dates of sale, or None.
@@ -112,7 +127,7 @@ class RatioRequest:
 
     file: str
     sale: str
-    estimate: str
+    estimate: str | None = None
     against: str | None = None
     by: tuple[str, ...] = ()
     time: str | None = None
@@ -196,18 +211,13 @@ def study_file(asked: RatioRequest) -> RatioFile:
     Raises:
         DataError: The file cannot be read, lacks a column, or has too few sales.
     """
-    named = [asked.sale, asked.estimate, *([asked.against] if asked.against else []), *asked.by]
-    named += [asked.time] if asked.time else []
-    table = read_source(asked.file, source=asked.source, known=named)
-    frame = table.frame
-    for name in named:
+    frame, read, columns = _table(asked)
+    for name in (asked.sale, *columns, *asked.by, *([asked.time] if asked.time else [])):
         if name not in frame.columns:
             raise RatioFileError.no_column(name, frame.columns)
     findings = Findings(decimal=decimal_mark(frame))
     price = _numbers(frame[asked.sale], findings)
-    estimates = {
-        name: _numbers(frame[name], findings) for name in (asked.estimate, asked.against) if name
-    }
+    estimates = {name: _numbers(frame[name], findings) for name in columns}
     some = np.ones(frame.height, dtype=bool)
     left_out: dict[tuple[Missing, str], int] = {}
     for name, values in {asked.sale: price, **estimates}.items():
@@ -232,10 +242,27 @@ def study_file(asked: RatioRequest) -> RatioFile:
         )
         for name, values in estimates.items()
     }
-    notes = (*table.notes, *findings.assumptions)
+    notes = (*read, *findings.assumptions)
     return RatioFile(
         asked.file, asked.sale, frame.height, left_out, studies, asked.gap, tuple(notes)
     )
+
+
+def _table(asked: RatioRequest) -> tuple[pl.DataFrame, tuple[str, ...], tuple[str, ...]]:
+    """Return the file's table, what was decided while reading, and its columns of estimates."""
+    columns = tuple(name for name in (asked.estimate, asked.against) if name)
+    data = storage.read_bytes(asked.file) if asked.file.lower().endswith(".xlsx") else b""
+    if is_review(data):
+        sheet = read_review(data, asked.file)
+        if not columns:
+            columns = (sheet.headers["value"], sheet.headers["reviewed"])
+        count = int(np.isfinite(sheet.numbers["override"]).sum())
+        return sheet.with_reviewed(), (f"a desk review with {count:,} overrides",), columns
+    if asked.estimate is None:
+        raise ColumnNotNamedError.estimate()
+    named = [asked.sale, *columns, *asked.by, *([asked.time] if asked.time else [])]
+    table = read_source(asked.file, source=asked.source, known=named)
+    return table.frame, table.notes, columns
 
 
 def _numbers(series: pl.Series, findings: Findings) -> Floats:

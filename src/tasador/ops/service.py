@@ -1,7 +1,7 @@
 """The service with its lifecycle: what `tasador serve` runs.
 
-The serving package knows nothing of promotion; here its application gets routes that do what
-`tasador promote`, `rollback`, `versions`, `history` and `report` do.
+The serving package knows nothing of promotion and reports; here its application gets routes that do
+what `tasador promote`, `rollback`, `versions`, `history`, `report` and `appraise` do.
 """
 
 from __future__ import annotations
@@ -12,22 +12,30 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import ConfigError, MissingExtraError, StorageError
 from tasador.core.hashing import to_plain
+from tasador.core.languages import Language
 from tasador.lifecycle.alias_updates import Ledger
 from tasador.lifecycle.api import Place
 from tasador.lifecycle.promote import call_apart, promote_at, roll_back_at
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
 from tasador.registry.mlflow_reader import registry_reader
+from tasador.registry.model_bundle import ModelBundle
 from tasador.registry.versions import CHAMPION, ModelVersion
 from tasador.serving.api.models import Lifecycle as Verbs
 from tasador.serving.api.models import Promotion, Return, lifecycle_router
 from tasador.serving.app import Assembly, assembled, build_app
 from tasador.serving.http.request import App
+
+if TYPE_CHECKING:
+    from tasador.reporting.appraisal.files import FileKind
 
 #: Where the workspace is, for workers; set by `tasador serve`.
 WORKSPACE = "TASADOR_WORKSPACE"
@@ -41,7 +49,45 @@ def from_environment() -> App:
     verbs = ServedLifecycle(assembly, Path(os.environ.get(WORKSPACE, "workspace"))).verbs()
     parts = assembly.parts()
     router = lifecycle_router(assembly.service, verbs)
-    return build_app(replace(parts, routers=[*parts.routers, router]))
+    routers = [*parts.routers, router]
+    return build_app(replace(parts, routers=routers, reports=ServedReports()))
+
+
+class ServedReports:
+    """Writes the valuation reports of a service, as `tasador appraise` does.
+
+    What it takes is imported with the first report: a service that writes none starts without.
+    """
+
+    def check(self, kind: FileKind) -> None:
+        """Refuse a type of file whose library is not installed.
+
+        Raises:
+            MissingExtraError: It is not.
+        """
+        from tasador.reporting.appraisal.files import check_installed
+
+        check_installed(kind)
+
+    def write(
+        self, bundle: ModelBundle, X: NDArray[np.float64], values: Mapping[str, Any],
+        item: Mapping[str, Any], language: Language, kind: FileKind,
+    ) -> bytes:  # fmt: skip
+        """Return the report of one encoded row.
+
+        Args:
+            bundle: What valued it.
+            X: The row, shape (1, p).
+            values: The row as it was sent.
+            item: Its explanation, as ``/api/v1/explain`` answers it.
+            language: Of the report.
+            kind: Type of the file.
+        """
+        from tasador.reporting.appraisal.files import file_of
+        from tasador.scoring.appraise import appraisal_from, page_of, summary_of
+
+        one = appraisal_from(summary_of(bundle), X, values, item, 1)
+        return file_of(kind, [page_of(one, language)])
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,21 @@ MIGRATIONS = (
             "ALTER TABLE records ADD COLUMN no_value {text} NOT NULL DEFAULT ''",
         ),
     ),
+    Migration(
+        4,
+        1,
+        (
+            """CREATE TABLE review_rows (
+                prediction_id {text} PRIMARY KEY, review {text} NOT NULL, number {real} NOT NULL,
+                time {real} NOT NULL)""",
+            "CREATE INDEX review_rows_by_review ON review_rows (review)",
+            """CREATE TABLE overrides (
+                id {text} PRIMARY KEY, prediction_id {text} NOT NULL, review {text} NOT NULL,
+                time {real} NOT NULL, actor {text} NOT NULL, prediction {real}, before {real},
+                value {real} NOT NULL, reason {text} NOT NULL)""",
+            "CREATE INDEX overrides_by_prediction ON overrides (prediction_id, id)",
+        ),
+    ),
 )
 NEWEST = MIGRATIONS[-1].version
 _TABLE = (
@@ -218,7 +233,7 @@ class Database:
         )
 
     def insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Add rows to `records` or `outcomes` in one transaction; known keys are skipped."""
+        """Add rows to a table of `BULK_COLUMNS` in one transaction; known keys are skipped."""
         with self._lock, self._translated():
             self.dialect.insert(self._connected(), table, rows)
 

@@ -21,7 +21,7 @@ from tasador.records.errors import (
     OutageError,
     RejectedValuesError,
 )
-from tasador.records.record import Outcome, Record
+from tasador.records.record import Outcome, Override, Record, ReviewRow
 from tasador.settings.serving import DatabaseUrl, Synchronous
 
 Row = tuple[Any, ...]
@@ -31,8 +31,11 @@ _KINDS = {str: "text", float: "real", bytes: "bytes"}
 #: Tables whose rows are added in bulk, and their columns: the fields of what is added.
 BULK_COLUMNS = {
     table: tuple((name, _KINDS[kind]) for name, kind in get_type_hints(row).items())
-    for table, row in (("records", Record), ("outcomes", Outcome))
-}
+    for table, row in (
+        ("records", Record), ("outcomes", Outcome), ("review_rows", ReviewRow),
+        ("overrides", Override),
+    )
+}  # fmt: skip
 
 
 @functools.cache

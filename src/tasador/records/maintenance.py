@@ -74,6 +74,8 @@ TABLES = (
         unless="id IN (SELECT max(id) FROM verdicts GROUP BY model)",
     ),
     Table("outcome_conflicts", "contradicting outcomes", "keep_predictions_days"),
+    Table("review_rows", "rows of reviews", "keep_predictions_days"),
+    Table("overrides", "overrides", "keep_predictions_days"),
     Table("refused_rows", "refused rows", "keep_refused_days"),
     Table("refused", "counts of refused rows", "keep_refused_days"),
 )  # fmt: skip

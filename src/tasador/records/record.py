@@ -1,6 +1,8 @@
 """`Record`: one valuation as it was asked and answered. `Outcome`: what it turned out to be.
 
-Both are named tuples, not dataclasses: the serving process makes one per valuation while requests
+`ReviewRow` and `Override` are what a desk review knows of it.
+
+All are named tuples, not dataclasses: the serving process makes one per valuation while requests
 wait, a frozen dataclass of fourteen fields costs four times as much to make, and a tuple is bound
 to an INSERT statement as it is.
 
@@ -12,7 +14,7 @@ draws other random bits than its parent.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import uuid_utils
@@ -56,7 +58,7 @@ class Record(NamedTuple):
     @classmethod
     def from_row(cls, row: Iterable[Any]) -> Record:
         """Return the record of a database's row, where numbers that are not there are null."""
-        return cls._make(math.nan if value is None else value for value in row)
+        return cls._make(with_nan(row))
 
 
 class Outcome(NamedTuple):
@@ -73,6 +75,55 @@ class Outcome(NamedTuple):
     actual: float
     time: float
     client: str = ""
+
+
+class ReviewRow(NamedTuple):
+    """A row of a workbook that was written for a desk review.
+
+    Attributes:
+        prediction_id: The record's id.
+        review: The workbook's id.
+        number: The row's in the file that was valued, from 1.
+        time: When the workbook was written, seconds since the epoch, UTC.
+    """
+
+    prediction_id: str
+    review: str
+    number: float
+    time: float
+
+
+class Override(NamedTuple):
+    """A value that a reviewer set in place of the model's.
+
+    Later ones of a prediction take the place of earlier ones, which stay.
+
+    Attributes:
+        id: Unique name; later ones are greater.
+        prediction_id: The record's id.
+        review: The workbook's id.
+        time: When it was recorded, seconds since the epoch, UTC.
+        actor: Who recorded it.
+        prediction: The model's value; NaN where it gave none.
+        before: The override before; NaN where there was none.
+        value: The reviewer's value, in the target's unit.
+        reason: Why.
+    """
+
+    id: str
+    prediction_id: str
+    review: str
+    time: float
+    actor: str
+    prediction: float
+    before: float
+    value: float
+    reason: str
+
+
+def with_nan(row: Iterable[Any]) -> Iterator[Any]:
+    """Yield the values of a database's row with NaN for nulls."""
+    return (math.nan if value is None else value for value in row)
 
 
 def new_id() -> str:

@@ -226,7 +226,7 @@ def read_refused(
     refused, withheld = (numbers.pop((_ROWS, what), 0) for what in ("refused", "withheld"))
     silent = database.execute(
         "SELECT version, COUNT(*) FROM records WHERE time >= ? AND time < ? AND no_value <> '' "
-        "AND variant <> 'shadow' GROUP BY version",
+        "AND variant NOT IN ('shadow', 'review') GROUP BY version",
         (since, until),
     )
     count = sum(n for version, n in silent if model is None or version.rpartition("-")[0] == model)

@@ -8,7 +8,7 @@ against each other.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
@@ -48,6 +48,8 @@ _MOST_ADJUSTMENTS = 8
 #: Rows that tell by how much each column moves estimates.
 _TYPICAL_ROWS = 60
 _RANGE_ROWS = 20_000
+#: Rows whose comparables are looked for at a time.
+_TOGETHER = 256
 #: Gross adjustment, as a share of the price, that halves a comparable's weight.
 _HALVING = 0.1
 #: Column distance, of 0 to 1, up to which rows are alike in it.
@@ -231,7 +233,9 @@ class Explainer:
         ]
         groups.sort(key=lambda group: -abs(group.amount))
         grouped = meaning.sums(parts[None], self.groups)[0]
-        comparables = self._comparables(X, dates, grouped, wanted, short_text(identifier))
+        name = short_text(identifier)
+        near = self._chosen(X, wanted, name)
+        comparables = self._described(X, dates, grouped, near, name)
         return Reasons(
             transform=self._target.kind,
             expected=expected,
@@ -242,15 +246,40 @@ class Explainer:
             reconciled=_reconciled(comparables),
         )
 
-    def _comparables(
+    def comparables_of_rows(
+        self, X: Floats, parts: Floats, dates: Floats | None, n: int, identifiers: Sequence[Any]
+    ) -> Iterator[tuple[tuple[Comparable, ...], Reconciled | None]]:
+        """Yield what `reasons` says of `n` comparables of each encoded row (m, p).
+
+        `parts` are the features' contributions (m, q), `dates` as of when (m,), the rest as there.
+        """
+        grouped, wanted = meaning.sums(parts, self.groups), Wanted(n)
+        names = [short_text(identifier) for identifier in identifiers]
+        asked = min(n, _MOST_COMPARABLES) if self._sales is None else _CANDIDATES
+        for start in range(0, len(X), _TOGETHER):
+            rows = range(start, min(start + _TOGETHER, len(X)))
+            found = self._searched.nearest_of_rows(X[rows.start : rows.stop], asked)
+            chosen = [
+                self._chosen(X[i : i + 1], wanted, names[i], near)
+                for i, near in zip(rows, found, strict=True)
+            ]
+            places = sorted({one.position for near in chosen for one in near})
+            if self._sales is not None:  # worked out together, for they are kept
+                self._parts_of(np.array(places, np.intp))
+            for i, near in zip(rows, chosen, strict=True):
+                day = None if dates is None else dates[i : i + 1]
+                made = self._described(X[i : i + 1], day, grouped[i], near, names[i])
+                yield made, _reconciled(made)
+
+    def _described(
         self,
         X: Floats,
         dates: Floats | None,
         parts: Floats,
-        wanted: Wanted,
+        near: Sequence[NearRow],
         identifier: str | None,
     ) -> tuple[Comparable, ...]:
-        near = self._chosen(X, wanted, identifier)
+        """Return the chosen rows as comparables of a row (1, p)."""
         if not near:
             return ()
         places = np.array([found.position for found in near])
@@ -287,8 +316,13 @@ class Explainer:
             )
         return tuple(rows)
 
-    def _chosen(self, X: Floats, wanted: Wanted, identifier: str | None) -> list[NearRow]:
-        """Return the comparables to show: of the nearest that pass the filters the most similar."""
+    def _chosen(
+        self, X: Floats, wanted: Wanted, identifier: str | None, near: list[NearRow] | None = None
+    ) -> list[NearRow]:
+        """Return the comparables to show: of the nearest that pass the filters the most similar.
+
+        `near` are the nearest where they are known and nothing is filtered.
+        """
         self.check(wanted)
         n, size = min(wanted.n, _MOST_COMPARABLES), len(self._parts)
         asked = n if self._sales is None else _CANDIDATES
@@ -296,7 +330,7 @@ class Explainer:
         asked = max(asked, _CANDIDATES) if filtered else asked
         found: list[NearRow] = []
         while n > 0:
-            near = self._searched.nearest(X, asked)
+            near = self._searched.nearest(X, asked) if near is None or filtered else near
             found = self._passing(X, near, wanted, identifier)
             if not filtered or len(found) >= n or asked >= min(size, _MOST_SEARCHED):
                 break
@@ -542,7 +576,7 @@ class _Adjusted:
 
 def _why(km: float | None, months: float | None, alike: Sequence[str], own: bool) -> str:
     said = ["an earlier sale of the same thing"] if own else []
-    said += [] if km is None else [f"{km:.3g} km away"]
+    said += [] if km is None else [f"{km:,.0f} km away" if km >= 100 else f"{km:.3g} km away"]
     said += [] if months is None else [f"sold {months:.0f} months before"]
     if alike:
         said.append("alike in " + ", ".join(label.lower() for label in alike[:4]))

@@ -7,7 +7,7 @@ and every file's SHA-256 is checked before anything but the manifest is parsed.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,15 @@ from tasador.modeling.confidence import ConfidenceModel, checked_coverage
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.errors import CoverageError
 from tasador.modeling.parity import TOLERANCE
-from tasador.modeling.prediction import Appraised, Explanation, Reasons, Support, Valuation
+from tasador.modeling.prediction import (
+    Appraised,
+    Comparable,
+    Explanation,
+    Reasons,
+    Reconciled,
+    Support,
+    Valuation,
+)
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.training_rows import NOTE, TrainingRows
 from tasador.registry.errors import GOLDEN_ROWS, GoldenRowsError, MisfitError
@@ -427,6 +435,13 @@ class ModelBundle:
     def _reasons(self, X: Floats, scored: _Scored, wanted: Wanted, identifier: Any) -> Reasons:
         score, dates = float(scored.score[0]), self.dates(X)
         return self.explainer.reasons(X, scored.Z, score, dates, wanted, identifier)
+
+    def comparables_of_rows(
+        self, X: Floats, n: int, identifiers: Sequence[Any]
+    ) -> Iterator[tuple[tuple[Comparable, ...], Reconciled | None]]:
+        """Yield `n` comparables of each row (m, p) and their value, see `Explainer`."""
+        parts = self.contributions.of_rows(self._scored(X).Z)
+        return self.explainer.comparables_of_rows(X, parts, self.dates(X), n, identifiers)
 
     @cached_property
     def explainer(self) -> Explainer:

@@ -5,6 +5,7 @@ The fairness table and that of the weakest segments are in English and in Spanis
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,21 +37,24 @@ _DIGITS = {"cod": 2, "vei": 1, "fsd": 1, "mape": 1, "median_ape": 1, "within_10"
 _SIGNED = frozenset({"prb", "ki", "vei"})
 _PERCENT = frozenset({"cod", "vei", "fsd", "mape"})
 _MOST_GROUPS, _MOST_SENTENCES, _MOST_LEVELS = 40, 5, 4
+#: A group of numbers, by its upper end or by both.
+_SPAN = re.compile(r"(?:up|(-?[\d.,e+-]+)) to (-?[\d.,e+-]+)")
 _TEXTS: Mapping[str, tuple[str, str]] = {
     "fairness": ("Fairness: by {by}", "Equidad: por {by}"),
     "group": ("group", "grupo"),
     "rows": ("rows", "filas"),
-    "from": ("95% from", "95% desde"),
-    "to": ("to", "hasta"),
+    "interval": ("95%", "95 %"),
     "verdict": ("verdict", "veredicto"),
     "median_ratio": ("median ratio", "razón mediana"),
-    "median_ape": ("median APE %", "APE mediano %"),
-    "within_10": ("within 10% %", "a menos del 10 % %"),
-    "coverage": ("interval holds %", "dentro del intervalo %"),
+    "ratio": ("ratio", "razón"),
+    "median_ape": ("median", "mediana"),
+    "within_10": ("in 10%", "en 10%"),
+    "coverage": ("held", "dentro"),
     "level": ("level", "nivel"),
     MISSING: ("(missing)", "(sin valor)"),
     OTHERS: ("(others)", "(otros)"),
-    "up_to": ("up to {value}", "hasta {value}"),
+    "up_to": ("up to {high}", "hasta {high}"),
+    "span": ("{low} to {high}", "{low} a {high}"),
     "high": (
         "{by} {name} is valued {percent}% too high (median ratio {ratio}, 95% {low} to {high}; of "
         "all rows {overall}).",
@@ -72,9 +76,15 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
         "Ningún grupo se aparta de su nivel: a más de {gap} del de todas las filas, y no por azar.",
     ),
     "fairness_note": (
+        "Ratio: median of estimate over actual value; in percent: COD, MAPE, the median of the "
+        "absolute percentage errors, in 10% (rows valued within 10%), held (rows inside their "
+        "interval). "
         "A verdict needs {least} rows. Level: the median ratio within {gap} of that of all rows. "
         "The interval is not met where it surely holds fewer rows than it promises. By chance "
         "alone about one group in 20 has a median ratio whose interval leaves out its true level.",
+        "Razón: mediana de la estimación entre el valor real; en porcentaje: COD, MAPE, la mediana "
+        "de los errores porcentuales absolutos, en 10% (filas valoradas a menos del 10 %), dentro "
+        "(filas dentro de su intervalo). "
         "El veredicto necesita {least} filas. Nivel: la razón mediana a no más de {gap} de la de "
         "todas las filas. El intervalo no cumple si con seguridad contiene menos filas de las que "
         "promete. Por puro azar, en cerca de un grupo de cada 20 el intervalo de la razón mediana "
@@ -146,9 +156,9 @@ def group_name(name: str, language: Language = "en") -> str:
     """Return the name of a group of levels, numbers, rows without a value or with a rare one."""
     if name in (MISSING, OTHERS):
         return text_of(_TEXTS, name, language)
-    if name.startswith("up to "):
-        value = digits_in(name.removeprefix("up to "), language)
-        return text_of(_TEXTS, "up_to", language, value=value)
+    if span := _SPAN.fullmatch(name):
+        low, high = (digits_in(end, language) for end in span.groups(""))
+        return text_of(_TEXTS, "span" if low else "up_to", language, low=low, high=high)
     return name
 
 
@@ -186,14 +196,22 @@ def off_sentences(groups: Sequence[RatioGroup], language: Language = "en") -> li
 
 
 def fairness_tables(groups: Sequence[RatioGroup], language: Language = "en") -> list[CardTable]:
-    """Return the figures of declared groups, a table for each column, with what is off in words."""
+    """Return the figures of declared groups, a table for each column, with what is off in words.
+
+    The first table's note explains the figures of all.
+    """
     by: dict[str, list[RatioGroup]] = {}
     for group in groups:
         by.setdefault(group.by, []).append(group)
-    return [_fairness_table(title, some, language) for title, some in by.items()]
+    return [
+        _fairness_table(title, some, language, explained=place == 0)
+        for place, (title, some) in enumerate(by.items())
+    ]
 
 
-def _fairness_table(title: str, groups: Sequence[RatioGroup], language: Language) -> CardTable:
+def _fairness_table(
+    title: str, groups: Sequence[RatioGroup], language: Language, *, explained: bool
+) -> CardTable:
     def say(key: str, **values: object) -> str:
         return text_of(_TEXTS, key, language, **values)
 
@@ -212,11 +230,12 @@ def _fairness_table(title: str, groups: Sequence[RatioGroup], language: Language
     ]
     gap = digits_in(f"{LEVEL_GAP:.0%}", language)
     notes = off_sentences(groups, language) or [say("fair", gap=gap)]
-    notes.append(say("fairness_note", least=FEWEST_OF_GROUP, gap=gap))
+    if explained:
+        notes.append(say("fairness_note", least=FEWEST_OF_GROUP, gap=gap))
     if more := len(groups) - len(shown):
         notes.append(say("not_shown", groups=more))
-    heads = [figure_title(name, language) for name in names]
-    head = (say("group"), say("rows"), heads[0], say("from"), say("to"), *heads[1:], say("verdict"))
+    heads = [figure_title(name, language).removesuffix(" %") for name in names[1:]]
+    head = (say("group"), say("rows"), say("ratio"), say("interval"), *heads, say("verdict"))
     right: list[Align] = ["right"] * (len(head) - 2)
     note, align = " ".join(notes), ("left", *right, "left")
     return CardTable(say("fairness", by=title), head, tuple(rows), note, align, language)
@@ -228,8 +247,9 @@ def _figures(group: RatioGroup, names: Sequence[str], language: Language) -> Ite
         if name == "coverage":
             yield number(value * 100, 1, language)
             continue
-        values = (value, group.low, group.high) if name == "median_ratio" else (value,)
-        yield from (digits_in(figure_text(name, one), language) for one in values)
+        yield digits_in(figure_text(name, value), language)
+        if name == "median_ratio":
+            yield digits_in(f"{group.low:.2f}–{group.high:.2f}", language)
 
 
 def weakest_table(found: WeakestSegments | None, language: Language = "en") -> list[CardTable]:

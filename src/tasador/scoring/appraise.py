@@ -20,7 +20,7 @@ from tasador.core.progress import progress
 from tasador.data.table_stream import Piece, open_table
 from tasador.inference.batch_scorer import BatchScorer
 from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows
-from tasador.modeling.prediction import Reasons, Valuation
+from tasador.modeling.prediction import Reasons, Valuation, no_value
 from tasador.registry.explainer import Wanted
 from tasador.registry.model_bundle import ModelBundle
 from tasador.reporting.appraisal.document import (
@@ -40,6 +40,7 @@ from tasador.scoring.predict import (
     json_text,
     pieces_of,
 )
+from tasador.settings.serving import ServeLimits
 
 Floats = NDArray[np.float64]
 
@@ -78,6 +79,7 @@ class AppraiseRequest:
         kind: Type of the files in a folder; None takes HTML.
         asked: How a file is read, where the contract does not say so; see `open_table`.
         as_of: Day such as 2014-06-30 as of which all rows are valued; None takes each row's own.
+        limits: When a report gives no value, but the reason.
     """
 
     rows: str
@@ -86,6 +88,7 @@ class AppraiseRequest:
     kind: FileKind | None = None
     asked: Source = field(default_factory=Source)
     as_of: str | None = None
+    limits: ServeLimits = field(default_factory=ServeLimits)
 
     def place(self) -> tuple[FileKind, bool]:
         """Return the type of the files, and whether there is one for all rows.
@@ -153,7 +156,6 @@ def appraise_rows(
     done = Appraised(bundle.version, bundle.origin)
     done.refused = [(row.number, row.error) for row in rows if row.X is None]
     check_any_valued(done.refused, len(rows))
-    issued = f"{clock.now():%Y-%m-%d}"
     model = summary_of(bundle)
     pages: list[Page] = []
     outcomes: list[Outcome] = []
@@ -162,8 +164,8 @@ def appraise_rows(
             advance(1)
             if row.X is None:
                 continue
-            one = appraisal_of(bundle, model, row.X, row.values, row.number)
-            made = page(one, request.language, issued)
+            one = appraisal_of(bundle, model, row.X, row.values, row.number, request.limits)
+            made = page_of(one, request.language)
             link = f"#{made.anchor}" if together else f"{made.anchor}.{kind}"
             outcomes.append(outcome(one, request.language, link))
             if together:
@@ -173,7 +175,7 @@ def appraise_rows(
     done.written = len(outcomes)
     first = None
     if len(rows) > 1:
-        first = summary(model, outcomes, done.refused, request.language, issued)
+        first = summary(model, outcomes, done.refused, request.language, _today())
     if together:
         storage.write_bytes(Path(request.out), file_of(kind, pages, first))
     elif first is not None:
@@ -191,7 +193,12 @@ def summary_of(bundle: ModelBundle) -> ModelSummary:
 
 
 def appraisal_of(
-    bundle: ModelBundle, model: ModelSummary, X: Floats, values: Mapping[str, Any], number: int
+    bundle: ModelBundle,
+    model: ModelSummary,
+    X: Floats,
+    values: Mapping[str, Any],
+    number: int,
+    limits: ServeLimits | None = None,
 ) -> Appraisal:
     """Value and explain one encoded row (1, p) that the contract accepts.
 
@@ -201,19 +208,43 @@ def appraisal_of(
         X: The row.
         values: The row as it was sent, for its identifiers.
         number: The row's number, from 1.
+        limits: When it gets no value; None gives it one.
     """
-    contract = bundle.contract
     wanted = Wanted(MOST_COMPARABLES)
     valuation, reasons = bundle.value_with_reasons(X, wanted, bundle.identifier_of(values))
+    item = item_of(valuation, reasons, bundle.contract, limits or ServeLimits())
+    return appraisal_from(model, X, values, item, number)
+
+
+def appraisal_from(
+    model: ModelSummary, X: Floats, values: Mapping[str, Any], item: Mapping[str, Any], number: int
+) -> Appraisal:
+    """Return what a report says of a row that is explained already.
+
+    Args:
+        model: What the report says about the model.
+        X: The row, encoded, of shape (1, p).
+        values: The row as it was sent, for its identifiers.
+        item: Its explanation, as ``/api/v1/explain`` answers it.
+        number: The row's number, from 1.
+    """
+    contract = model.contract
     names = [values.get(column) for column in _naming(contract)]
     name = " · ".join(str(to_plain(one)) for one in names if one not in (None, ""))
     facts = read_facts(contract, X[0], values)
     dated = contract.with_role("timestamp")
     as_of = None if dated is None else facts.get(dated.name)
-    return Appraisal(
-        model, name or None, number, facts, None if as_of is None else str(as_of)[:10],
-        item_of(valuation, reasons, contract),
-    )  # fmt: skip
+    day = None if as_of is None else str(as_of)[:10]
+    return Appraisal(model, name or None, number, facts, day, item)
+
+
+def page_of(one: Appraisal, language: Language) -> Page:
+    """Return the page of a property, issued today."""
+    return page(one, language, _today())
+
+
+def _today() -> str:
+    return f"{clock.now():%Y-%m-%d}"
 
 
 def _naming(contract: TableContract) -> list[str]:
@@ -245,18 +276,22 @@ def read_facts(
     return facts
 
 
-def item_of(valuation: Valuation, reasons: Reasons, contract: TableContract) -> dict[str, Any]:
+def item_of(
+    valuation: Valuation, reasons: Reasons, contract: TableContract, limits: ServeLimits
+) -> dict[str, Any]:
     """Return a valuation and its reasons as ``/api/v1/explain`` answers them."""
+    silent = no_value(valuation.fsd, valuation.support, limits)
+    interval = {
+        "lower": valuation.lower,
+        "upper": valuation.upper,
+        "coverage": valuation.coverage,
+    }
     value = {
-        contract.target.prediction_name: valuation.prediction,
-        "interval": {
-            "lower": valuation.lower,
-            "upper": valuation.upper,
-            "coverage": valuation.coverage,
-        },
+        contract.target.prediction_name: None if silent else valuation.prediction,
+        "interval": None if silent else interval,
         "warnings": list(valuation.warnings),
         **valuation.graded(),
-        "no_value": None,
+        "no_value": silent,
     }
     return {"valuation": value, **reasons.plain()}
 

@@ -90,8 +90,8 @@ class BaselineComparison:
         less = 1.0 - self.error_final / self.error if self.error else 0.0
         also = ", of which it is a part" if self.outcome == "averaged" else ""
         compared = f"{abs(less):.1%} {'less' if less >= 0 else 'more'} than the plain LightGBM"
-        if less < 0:  # rows held out by chance were judged too
-            compared += " on later rows, and less on all that were judged"
+        if less < 0:  # rows held out by chance were evaluated too
+            compared += " on later rows, and less on all rows held out"
         return f"the final model{also} errs {compared}"
 
 

@@ -24,6 +24,8 @@ Flags = NDArray[np.bool_]
 _DEPTH, _LEAF_SHARE, _MOST = 3, 0.02, 5
 #: Errors beyond this quantile count as it: a few absurd ones would be all that a tree looks at.
 _CLIPPED = 0.99
+#: So many levels of a category, the worst ones, are told apart: a rule that names 40 helps nobody.
+_NAMED = 4
 #: Rows' worth of the overall error mixed into that of a level.
 _SHRINKAGE = 30.0
 #: Share of a node's rows that may change sides for a rounder limit.
@@ -170,7 +172,7 @@ class _Seen:
 
     column: Column
     values: Floats
-    order: tuple[int, ...] = ()
+    ranks: tuple[int, ...] = ()
     frequency: Mapping[int, int] = field(default_factory=dict)
 
 
@@ -239,11 +241,11 @@ def _seen(column: Column, x: Floats, errors: Floats) -> _Seen:
     count, mean = np.bincount(codes, minlength=n), float(np.mean(errors))
     total = np.bincount(codes, errors[known], minlength=n)
     order = np.argsort((total + _SHRINKAGE * mean) / (count + _SHRINKAGE), kind="stable")
-    rank = np.empty(n)
-    rank[order] = np.arange(n)
+    ranks = np.empty(n, np.intp)
+    ranks[order] = np.maximum(np.arange(n) - max(n - _NAMED - 1, 0), 0)
     values = np.full(len(x), np.nan)
-    values[known] = rank[codes]
-    return _Seen(column, values, tuple(order.tolist()), dict(enumerate(count.tolist())))
+    values[known] = ranks[codes]
+    return _Seen(column, values, tuple(ranks.tolist()), dict(enumerate(count.tolist())))
 
 
 def _limit(one: _Seen, x: Floats, threshold: float) -> float:
@@ -278,8 +280,7 @@ def _narrowed(
     names = one.column.categories
     levels: list[str] = []
     others: list[str] = []
-    frequent = sorted(enumerate(one.order), key=lambda at: (-one.frequency[at[1]], at[1]))
-    for rank, code in frequent:
-        meets = (rank > limit) == low and names[code] not in before.others
+    for code in sorted(range(len(names)), key=lambda code: (-one.frequency[code], code)):
+        meets = (one.ranks[code] > limit) == low and names[code] not in before.others
         (levels if meets else others).append(names[code])
     return replace(before, levels=tuple(levels), others=tuple(others), missing=missing)

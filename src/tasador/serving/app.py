@@ -50,7 +50,13 @@ from tasador.serving.api.openapi import (
     documentation_router,
 )
 from tasador.serving.api.outcomes import OutcomeRoutes, RecordOutcomes, outcomes_router
-from tasador.serving.api.valuations import PREDICT, ValuationRoutes, score_router, valuation_router
+from tasador.serving.api.valuations import (
+    PREDICT,
+    ReportWriter,
+    ValuationRoutes,
+    score_router,
+    valuation_router,
+)
 from tasador.serving.batcher import Batcher
 from tasador.serving.cache import RedisCache, make_cache
 from tasador.serving.canary import Canary, challenger_loader
@@ -97,6 +103,7 @@ class Parts:
         deep: Looks at every dependency.
         updates: Says how the search for newer models goes.
         routers: Further routes.
+        reports: Writes valuation reports; None refuses them.
         proxies: Whose ``X-Forwarded-For`` is believed; None believes nobody's.
         cors_origins: Origins whose pages may call the service.
         access_log: Whether every request is logged.
@@ -110,6 +117,7 @@ class Parts:
     deep: DeepCheck
     updates: Callable[[], Updates] = Updates
     routers: Sequence[APIRouter] = ()
+    reports: ReportWriter | None = None
     proxies: TrustedProxies | None = None
     cors_origins: tuple[str, ...] = ()
     access_log: bool = False
@@ -130,7 +138,7 @@ def build_app(parts: Parts) -> App:
         lifespan=parts.lifespan,
     )
     _register_error_handlers(app)
-    routes = ValuationRoutes(parts.service)
+    routes = ValuationRoutes(parts.service, parts.reports)
     documentation = Documentation(app, parts.service, parts.version)
     app.openapi = documentation.openapi  # type: ignore[method-assign]
     routers = [

@@ -169,6 +169,7 @@ PROBLEMS: dict[str, ProblemType] = {
     "database_away": _T(503, "the records' database does not answer", retry_after=5),
     "registry_away": _T(503, "the registry does not answer"),
     "lifecycle_unavailable": _T(503, "this service cannot change models"),
+    "report_unavailable": _T(503, "this service cannot write valuation reports"),
 }
 
 #: Faults listed in one answer; a batch of thousands of bad rows need not be repeated to its sender.

@@ -196,7 +196,9 @@ class LazyDatabase:
 REQUEST = "(request)"
 #: Statuses that say that what was sent is wrong; others are about who sends, or about the service.
 _WRONG = frozenset({400, 413, 415, 422})
-_ROUTES = frozenset({"/api/v1/predict", "/api/v1/explain", "/api/v1/score", "/invocations"})
+_ROUTES = frozenset(
+    {"/invocations", *(f"/api/v1/{name}" for name in ("predict", "explain", "appraise", "score"))}
+)
 #: Rows of one request whose values are looked at for keeping.
 _MOST_ROWS = 20
 _LONGEST = 16 * 1024

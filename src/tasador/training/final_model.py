@@ -143,8 +143,8 @@ class FinalModel:
 def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
     """Pick the models to average and measure their bias, by out-of-fold scores.
 
-    Where rows were split by time, rows among known ones are judged beside later ones: a model for
-    the one may be worse than the plain baseline for the other.
+    Where rows were split by time, rows among known ones are evaluated beside later ones: a model
+    for the one may be worse than the plain baseline for the other.
     """
     settings, train = run.settings, made.train
     found, most = made.sweep.result, settings.register.average
@@ -165,18 +165,18 @@ def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
     scores = out_of_fold(models, folds, train, run.transform, "cross-validation")
     random = out_of_fold(models, by_chance, train, run.transform, "random cross-validation")
     metric, actual = settings.sweep.metric, train.y[rows]
-    judged = [np.append(s[rows], r[known]) for s, r in zip(scores, random, strict=True)]
+    joint = [np.append(s[rows], r[known]) for s, r in zip(scores, random, strict=True)]
     paid = np.append(actual, train.y[known])
 
     def error(score: Floats) -> float:
         return METRICS[metric](paid, run.transform.inverse(score))
 
-    pool, judged_of_pool = _with_baseline(
-        run.settings, pool, plain, judged, error(judged[-1]) < error(judged[0])
+    pool, joint_of_pool = _with_baseline(
+        run.settings, pool, plain, joint, error(joint[-1]) < error(joint[0])
     )
     picks = pick_members(
         pool,
-        judged_of_pool,
+        joint_of_pool,
         paid,
         run.transform,
         metric=metric,
@@ -186,7 +186,7 @@ def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
     members = tuple(pick.member for pick in picks if pick.taken)
     taken = [models.index(member) for member in members]
     bias = measure_bias(
-        np.mean([judged[i] for i in taken], axis=0),
+        np.mean([joint[i] for i in taken], axis=0),
         paid,
         run.transform,
         metric=metric,

@@ -83,6 +83,12 @@ TEXTS: dict[str, tuple[str, str]] = {
     "value.distance_km": ("Distance (km)", "Distancia (km)"),
     "value.similarity": ("Similarity", "Similitud"),
     "value.adjusted": ("Adjusted price", "Precio ajustado"),
+    "value.report": ("Report ({kind})", "Informe ({kind})"),
+    "value.report_file": ("valuation-report", "informe-de-valoracion"),
+    "value.report_help": (
+        "The valuation report of these values: a page that loads nothing, or a PDF.",
+        "El informe de valoración de estos valores: una página que no carga nada, o un PDF.",
+    ),
     "map.rows": ("{rows} rows", "{rows} filas"),
     "map.here": ("This one", "Esta"),
     "map.alt": ("Map of the training rows", "Mapa de las filas de entrenamiento"),

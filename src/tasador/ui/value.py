@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -88,6 +89,7 @@ def in_money(
 
 _FOUND, _FAULTS = "value found", "value faults"
 _COMPARABLES = 12
+_FAMILY = {"html": "text", "pdf": "application"}
 
 
 def draw() -> None:
@@ -203,6 +205,21 @@ def _draw_estimate(found: Model, answer: Mapping[str, Any]) -> None:
         for warning in valuation["warnings"]:
             st.warning(escaped(warning), icon=":material/info:")
         st.caption(f"{escaped(found.version)} · {escaped(valuation['prediction_id'])}")
+        _draw_reports(found, answer["row"])
+
+
+def _draw_reports(found: Model, row: Mapping[str, Any]) -> None:
+    """Draw what downloads the row's valuation report; it is written when it is asked for."""
+    service = client()
+    kinds = widgets.report_kinds(service.url, found.version)
+    for column, kind in zip(st.columns(max(len(kinds), 1)), kinds, strict=False):
+        column.download_button(
+            say("value.report", kind=kind.upper()),
+            partial(service.appraise, row, language(), kind),
+            f"{say('value.report_file')}.{kind}", f"{_FAMILY[kind]}/{kind}", key=f"report {kind}",
+            icon=":material/description:", width="stretch", on_click="ignore",
+            help=say("value.report_help"),
+        )  # fmt: skip
 
 
 def _draw_waterfall(found: Model, answer: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from tasador.contract.reader import from_dict
 from tasador.core.escape import chart
 from tasador.core.languages import Language, amount, digits_of, number
 from tasador.ops.api_client import ApiClient, ServiceRefusedError
+from tasador.reporting.appraisal.outline import outline
 from tasador.ui.texts import LANGUAGES, escaped, label, text
 
 API_URL = "TASADOR_UI__API_URL"
@@ -81,6 +82,15 @@ def places(url: str, version: str) -> dict[str, Any] | None:  # noqa: ARG001 - t
     except ServiceRefusedError:
         return None
     return found
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def report_kinds(url: str, version: str) -> list[str]:  # noqa: ARG001 - the cache's key
+    """Return the types of valuation reports that the service can write."""
+    paths = client().get("/openapi.json")["paths"]
+    route = paths.get("/api/v1/appraise", {}).get("post", {})
+    content = route.get("responses", {}).get("200", {}).get("content", {})
+    return [kind.rsplit("/", 1)[-1] for kind in content]
 
 
 def language() -> Language:
@@ -238,7 +248,7 @@ def place_map(
     cells = places["cells"]
     known = [cell for cell in cells if cell[3] is not None]
     rest = [cell for cell in cells if cell[3] is None]
-    figure = go.Figure()
+    figure = go.Figure(_outline([(cell[0], cell[1]) for cell in cells]))
     for part, colour in (
         (rest, {"color": "#cbd5e1"}),
         (
@@ -295,20 +305,42 @@ def place_map(
     return figure
 
 
+def _outline(places: Sequence[tuple[float | None, float | None]]) -> list[go.Scatter]:
+    """Return coasts and borders around places in degrees; none where they are close together."""
+    known = [(x, y) for x, y in places if x is not None and y is not None]
+    if not known or any(abs(x) > 180 or abs(y) > 90 for x, y in known):
+        return []
+    xs, ys = zip(*known, strict=True)
+    more = 0.04 * max(max(xs) - min(xs), max(ys) - min(ys))
+    lines = outline(min(xs) - more, min(ys) - more, max(xs) + more, max(ys) + more)
+    points = [point for line in lines for point in (*line.tolist(), (None, None))]
+    style = {"color": "#94a3b8", "width": 1}
+    return [
+        go.Scatter(
+            x=[x for x, _ in points], y=[y for _, y in points], mode="lines", line=style,
+            hoverinfo="skip", name="outline",
+        )
+    ] if points else []  # fmt: skip
+
+
 def close_map(
     contract: TableContract,
     here: tuple[float | None, float | None],
     comparables: Sequence[Mapping[str, Any]],
 ) -> go.Figure:
-    """Return a row and its comparables, close up."""
+    """Return a row and its comparables, close up and numbered as in the table."""
     unit, lang = contract.target.unit, language()
     longitude, latitude = (column.name for column in contract.coordinates or ())
     near = [one["attributes"] for one in comparables]
-    figure = go.Figure(
+    places = [(one.get(longitude), one.get(latitude)) for one in near]
+    figure = go.Figure(_outline([here, *places]))
+    figure.add_trace(
         go.Scatter(
             x=[one.get(longitude) for one in near],
             y=[one.get(latitude) for one in near],
-            mode="markers",
+            mode="markers+text",
+            text=[str(one["n"]) for one in comparables],
+            textposition="top center",
             marker={
                 "size": 12,
                 "color": [one["value"] for one in comparables],
@@ -316,11 +348,10 @@ def close_map(
                 "colorbar": {"title": {"text": chart(unit or "")}, "thickness": 10},
                 "line": {"width": 1, "color": "white"},
             },
-            text=[
-                f"{i}: {chart(amount(one['value'], unit, lang))}"
-                for i, one in enumerate(comparables, 1)
+            hovertext=[
+                f"{one['n']}: {chart(amount(one['value'], unit, lang))}" for one in comparables
             ],
-            hovertemplate="%{text}<extra></extra>",
+            hovertemplate="%{hovertext}<extra></extra>",
         )
     )
     figure.add_scatter(

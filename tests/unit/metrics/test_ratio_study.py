@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tasador.metrics.ratio_study import (
+    MISSING,
     is_met,
     median_interval,
     ratio_groups,
@@ -29,7 +30,7 @@ from tasador.metrics.regression import (
     prd,
     vei,
 )
-from tasador.reporting.evaluation_tables import fairness_tables, off_sentences
+from tasador.reporting.evaluation_tables import fairness_tables, group_name, off_sentences
 
 Floats = NDArray[np.float64]
 
@@ -165,8 +166,11 @@ def test_a_group_that_is_off_has_its_error_its_coverage_and_a_sentence_in_both_l
     assert "razón mediana 1,0" in dicho
     (table,) = fairness_tables(groups, "es")
     assert table.title == "Equidad: por district"
-    assert table.rows[0][-1] == "no cumple: COD, nivel, dentro del intervalo"
+    assert table.rows[0][-1] == "no cumple: COD, nivel, dentro"
     assert table.rows[2][-1] == ""
+    assert group_name("1,200 to 3.5", "es") == "1.200 a 3,5"
+    assert group_name("up to 1950", "es") == "hasta 1950"
+    assert [group_name(MISSING, language) for language in ("en", "es")] == [MISSING, "(sin valor)"]
 
 
 def test_a_difference_that_chance_explains_is_no_group_that_is_off() -> None:

@@ -23,7 +23,7 @@ from tasador.reporting.appraisal.document import Appraisal, ModelSummary, page, 
 from tasador.reporting.appraisal.files import file_of
 from tasador.reporting.appraisal.pictures import Dot, Text, map_picture, nice_length, parts_picture
 from tasador.reporting.appraisal.portfolio import outcome, summary
-from tasador.reporting.appraisal.texts import TEXTS, warning
+from tasador.reporting.appraisal.texts import TEXTS, reach_text, warning
 from tasador.scoring.appraise import appraisal_of, summary_of
 
 HOMES = REFERENCES / "bundles" / "homes"
@@ -135,6 +135,7 @@ def test_a_page_loads_nothing_and_its_parts_are_there(homes, row):
         "an earlier sale of this one", "Adjusted price", "21.0%", "Location", "+12,346",
         "unlike the model's data, taken together: Age", "age was missing and has been imputed",
         "flat, like this one", homes.manifest.content_hash,
+        "Comparables within reach: 9; the nearest is 400 m away.",
     ):  # fmt: skip
         assert part in seen, part
 
@@ -243,6 +244,19 @@ def test_a_portfolio_has_a_summary_and_lists_refused_rows(homes, tmp_path):
     assert 'href="row-3.html"' in (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
 
 
+def test_rows_of_too_large_an_error_get_a_report_without_a_value(confident_bundle, house, tmp_path):
+    row = {**house, "income": 12.0}
+    fsd = confident_bundle.value_rows([row])[0].fsd
+    words = ("appraise", json.dumps(row), "-o", "x.html", "--bundle", str(confident_bundle.folder))
+    for limit, silent in ((fsd * 1.01, False), (fsd * 0.99, True)):
+        code, _, err = run_here(tmp_path, *words, "--max-fsd", str(limit))
+        assert code == 0, err
+        (one,) = data_of((tmp_path / "x.html").read_text("utf-8"))
+        valuation = json.loads(one)["explanation"]["valuation"]
+        assert (valuation["no_value"] is not None) is silent
+        assert (valuation["interval"] is None) is silent
+
+
 def test_a_file_is_read_as_predict_reads_it_and_answers_the_same(homes, tmp_path):
     words = ("--bundle", str(HOMES))
     code, _, err = run_here(tmp_path, "appraise", str(TABLE), "-o", "x.html", *words)
@@ -303,6 +317,18 @@ def test_every_warning_of_the_model_has_a_translation(homes, row):
         assert warning(text, "en") == text
 
 
+def test_numbers_of_translated_warnings_are_written_as_in_spanish():
+    said = (
+        "nearest comparable is 308.5 km away, the 4th 1,323 km (99.9% of the training rows have 4 "
+        "within 50 km): the interval does not hold there"
+    )
+    found = warning(said, "es")
+    assert "308,5 km, el 4.º a 1.323 km (el 99,9 %" in found
+    assert reach_text({"within_reach": 64, "nearest_km": 1.25}, "es") == (
+        "Comparables al alcance: 64 o más; el más cercano está a 1,2 km."
+    )
+
+
 def test_a_map_numbers_comparables_and_keeps_them_apart():
     there = [(at, -3.7, 40.4) for at in range(1, 6)]
     picture = map_picture((-3.7, 40.4), there, "map", "N")
@@ -357,5 +383,6 @@ def test_a_summary_counts_values_and_classes(homes, row):
     assert tiles["Refused"] == "1"
     assert tiles["High, medium, low confidence"] == "2 · 0 · 0"
     assert tiles["Sum of the values"] == f"{number(2 * one.value)} EUR"
+    assert found.table.rows[0][-1] == "2"  # a missing age, and values that are unlike the others
     assert found.refused is not None
     assert found.refused.rows == (("3", "area: -4"),)

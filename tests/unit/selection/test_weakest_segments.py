@@ -79,6 +79,13 @@ def test_a_planted_weakness_is_found_as_a_rule_and_measured_on_other_rows(where,
     assert result.rows == 3000
 
 
+def test_a_rule_names_few_levels_of_a_category() -> None:
+    first = found(lambda X: X[:, 2] < 7, rows(6000, 1), rows(3000, 2)).segments[0]
+    (only,) = first.rule
+    assert (only.column, len(only.levels), len(only.others)) == ("zip", 4, 8)
+    assert set(only.levels) < set(LEVELS[:7])
+
+
 def test_errors_that_depend_on_nothing_give_no_segment() -> None:
     none = lambda X: np.zeros(len(X), np.bool_)  # noqa: E731
     empty = sum(not found(none, rows(3000, s), rows(1500, s + 100)).segments for s in range(10))

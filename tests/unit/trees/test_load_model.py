@@ -340,7 +340,7 @@ for seed in range(0, 40, 3):
         at = rng.integers(0, m, 300)
         own = index.similar[at] if seed % 2 else None
         when = rng.integers(0, 9, 300) * 1.0
-        asked = index._asked(index.points[at], own, when, index.context[at])
+        asked = index.asked(index.points[at], own, when, index.context[at])
         compact.features(*asked)
 columns = (
     Column("lon", "number", role="longitude"), Column("lat", "number", role="latitude"),

@@ -18,7 +18,17 @@ from tasador.core.languages import Language, amount, digits_of, number
 from tasador.features.meaning import people_label
 from tasador.reporting.appraisal import pictures
 from tasador.reporting.appraisal.pictures import Picture
-from tasador.reporting.appraisal.texts import TEXTS, percent, plain_number, text, warning
+from tasador.reporting.appraisal.texts import (
+    TEXTS,
+    km_text,
+    percent,
+    plain_number,
+    reach_text,
+    share_text,
+    text,
+    value_text,
+    warning,
+)
 
 #: Comparables in the table, at most.
 MOST_COMPARABLES = 5
@@ -176,6 +186,12 @@ class Page:
         """Return a text of the catalogue in the page's language."""
         return text(key, self.language)
 
+    @property
+    def map_note(self) -> str:
+        """What is said below the map."""
+        outlined = self.map is not None and self.map.outlined
+        return self.say("map_note") + (f" {self.say('outline_note')}" if outlined else "")
+
 
 def page(one: Appraisal, language: Language, issued: str) -> Page:
     """Return the page of one property.
@@ -196,7 +212,7 @@ def page(one: Appraisal, language: Language, issued: str) -> Page:
         meta=write.meta(issued),
         headline=write.headline(),
         tiles=write.tiles(),
-        reason=str(one.valuation.get("no_value") or ""),
+        reason=warning(one.valuation.get("no_value") or "", language),
         range=write.range(),
         facts=write.facts(),
         map=write.map(),
@@ -221,6 +237,7 @@ class _Writer:
         self.unit = self.contract.target.unit
         near: Sequence[Mapping[str, Any]] = one.explanation.get("comparables") or ()
         self.near = near[:MOST_COMPARABLES]
+        self.support: Mapping[str, Any] = one.valuation.get("support") or {}
 
     def say(self, key: str, **values: object) -> str:
         return text(key, self.language, **values)
@@ -325,8 +342,11 @@ class _Writer:
         notes = [self.say("levelled_note" if levelled else "comparables_note")]
         if any(one.get("adjustments") for one in self.near):
             notes.append(self.say("adjustments_note"))
-        right = frozenset(range(1, len(header)))
-        return Grid(header, tuple(rows), right, " ".join(notes), even=True)
+        if self.support.get("nearest_km") is not None:
+            notes.append(reach_text(self.support, self.language))
+        return Grid(
+            header, tuple(rows), frozenset(range(1, len(header))), " ".join(notes), even=True
+        )
 
     def _sale_rows(self) -> Iterable[tuple[str, ...]]:
         """Yield what says which sales they are and how like they are; empty where not known."""
@@ -334,7 +354,7 @@ class _Writer:
         yield self.say("sale"), "", *(self._sale(one) for one in near)
         yield self.say("date"), self.one.as_of or "", *(str(one.get("date") or "") for one in near)
         yield self.say("age"), "", *(_whole(one.get("age_months"), lang) for one in near)
-        yield self.say("distance"), "", *(_km(one.get("distance_km"), lang) for one in near)
+        yield self.say("distance"), "", *(km_text(one.get("distance_km"), lang) for one in near)
         yield self.say("similarity"), "", *(_whole(one.get("similarity"), lang) for one in near)
         for column in self._attributes():
             name = (
@@ -343,7 +363,7 @@ class _Writer:
                 else people_label(column.name)
             )
             values = [(one.get("attributes") or {}).get(column.name) for one in near]
-            yield name, *(_plain(v, lang) for v in (self.one.facts.get(column.name), *values))
+            yield name, *(value_text(v, lang) for v in (self.one.facts.get(column.name), *values))
 
     def _sale(self, one: Mapping[str, Any]) -> str:
         names = [str(one[key]) for key in ("label", "id") if one.get(key)]
@@ -414,8 +434,8 @@ class _Writer:
         return self.say(
             "reconciled",
             value=self.money(found["value"]),
-            raw=_share(found.get("spread_raw"), self.language),
-            adjusted=_share(found.get("spread_adjusted"), self.language),
+            raw=share_text(found.get("spread_raw"), self.language),
+            adjusted=share_text(found.get("spread_adjusted"), self.language),
         )
 
     def parts(self) -> Picture | None:
@@ -439,9 +459,8 @@ class _Writer:
 
     def unusual(self) -> tuple[str, ...]:
         found = [warning(str(one), self.language) for one in self.one.valuation.get("warnings", ())]
-        support = self.one.valuation.get("support") or {}
-        if support.get("outside"):
-            names = ", ".join(people_label(str(name)) for name in support["outside"])
+        if self.support.get("outside"):
+            names = ", ".join(people_label(str(name)) for name in self.support["outside"])
             found.append(self.say("outside", names=names))
         return tuple(found) or (self.say("usual"),)
 
@@ -450,20 +469,19 @@ class _Writer:
         test = metrics.get("test")
         if not test:
             return None
-        rows = (self.model.lineage.get("rows") or {}).get("test")
         groups = [
             {
                 **test,
                 "name": self.say("accuracy.all"),
-                "rows": rows,
+                "rows": (self.model.lineage.get("rows") or {}).get("test"),
+                "ratio": test.get("median_ratio"),
                 "coverage": (metrics.get("interval") or {}).get("coverage"),
             },
             *self._groups(),
         ]
-        keys = ("mape", "median_ape", "within_10", "ratio", "coverage")
-        names = ("mape", "median", "within", "ratio", "coverage")
+        names = {"mape": "mape", "median_ape": "median", "within_10": "within", "ratio": "ratio"}
         known = [
-            (key, name) for key, name in zip(keys, names, strict=True)
+            (key, name) for key, name in (names | {"coverage": "coverage"}).items()
             if any(group.get(key) is not None for group in groups)
         ]  # fmt: skip
         header = (
@@ -569,27 +587,8 @@ def _price(one: Mapping[str, Any]) -> float | None:
     return None if found is None else float(found)
 
 
-def _km(value: float | None, language: Language) -> str:
-    if value is None:
-        return ""
-    if value < 1:
-        return f"{number(1000 * value, 0, language)} m"
-    return f"{number(value, 1, language)} km"
-
-
 def _whole(value: float | None, language: Language) -> str:
     return "" if value is None else number(value, 0, language)
-
-
-def _plain(value: str | float | None, language: Language) -> str:
-    """Return a value of a column; four digits of a number say enough beside others."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    return plain_number(float(f"{value:.4g}") if abs(value) < 1000 else round(value), language)
-
-
-def _share(value: float | None, language: Language) -> str:
-    return percent(None if value is None else 100 * value, 1, language)
 
 
 def _figure(key: str, value: float | None, language: Language) -> str:

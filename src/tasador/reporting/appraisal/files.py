@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import util
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tasador.core.errors import MissingExtraError
-from tasador.reporting.appraisal.document import Page
-from tasador.reporting.appraisal.portfolio import Summary
-from tasador.reporting.cards import render
+
+if TYPE_CHECKING:  # a service that starts asks what is installed, and needs no more of it
+    from tasador.reporting.appraisal.document import Page
+    from tasador.reporting.appraisal.portfolio import Summary
 
 FileKind = Literal["html", "pdf"]
 #: The module that makes such a file, and the package that brings it.
@@ -35,6 +36,8 @@ def file_of(kind: FileKind, pages: Sequence[Page], summary: Summary | None = Non
     """
     check_installed(kind)
     if kind == "html":
+        from tasador.reporting.cards import render
+
         return render("appraisal.html.j2", pages=pages, summary=summary).encode()
     from tasador.reporting.appraisal.pdf import pdf_of
 

@@ -20,7 +20,9 @@ from tasador.reporting.appraisal.pictures import (
     Box,
     Dot,
     Line,
+    Mark,
     Picture,
+    Polyline,
     Text,
 )
 from tasador.reporting.appraisal.portfolio import Summary
@@ -219,13 +221,17 @@ class _Paper(FPDF):
         self.set_line_width(0.2)
         return picture.height * scale
 
-    def _mark(self, mark: Line | Box | Dot | Text, x: float, y: float, scale: float) -> None:
+    def _mark(self, mark: Mark, x: float, y: float, scale: float) -> None:
         match mark:
             case Line():
                 self.set_draw_color(mark.colour)
                 self.set_line_width(mark.width * scale)
                 ends = (x + mark.x1 * scale, y + mark.y1 * scale)
                 self.line(*ends, x + mark.x2 * scale, y + mark.y2 * scale)
+            case Polyline():
+                self.set_draw_color(mark.colour)
+                self.set_line_width(mark.width * scale)
+                self.polyline([(x + px * scale, y + py * scale) for px, py in mark.points])
             case Box():
                 style = ("D" if mark.outline else "") + ("F" if mark.fill else "")
                 self.set_draw_color(mark.outline or LINE)
@@ -369,7 +375,7 @@ def _draw_facts(paper: _Paper, page: Page) -> None:
         low = max(low, top + paper.picture(page.map, x, half))
         paper.set_xy(x, top + page.map.height * half / page.map.width + 0.8)
         paper.style(_SMALL, MUTED)
-        paper.lines(page.say("map_note"), half, 3.1)
+        paper.lines(page.map_note, half, 3.1)
         low = max(low, paper.get_y())
     paper.set_xy(_MARGIN, low)
 

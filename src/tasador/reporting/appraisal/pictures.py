@@ -6,11 +6,20 @@ import html
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.reporting.appraisal.outline import KM_PER_DEGREE, LEAST_KM, outline
 
 INK, MUTED, LINE, ACCENT, LOWER = "#1f2933", "#5f6b7a", "#c9d0d8", "#2b6cb0", "#b7791f"
-_KM_PER_DEGREE = 6371.0088 * math.pi / 180.0
+Floats = NDArray[np.float64]
+Place = TypeVar("Place", float, Floats)
+_ALERT, _PAPER, _COAST = "#b42318", "#f6f7f9", "#98a4b3"
 _WIDTH_OF_A_LETTER = 0.52
+#: Width of the small map beside one of streets, and what it shows.
+_SMALL, _SMALL_KM = 98.0, 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +30,15 @@ class Line:
     y1: float
     x2: float
     y2: float
+    colour: str = LINE
+    width: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Polyline:
+    """A line through several points."""
+
+    points: tuple[tuple[float, float], ...]
     colour: str = LINE
     width: float = 1.0
 
@@ -60,6 +78,9 @@ class Text:
     bold: bool = False
 
 
+Mark = Line | Polyline | Box | Dot | Text
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """Marks in the order in which they are drawn, on `width` times `height` units.
@@ -73,8 +94,13 @@ class Picture:
 
     width: float
     height: float
-    marks: tuple[Line | Box | Dot | Text, ...]
+    marks: tuple[Mark, ...]
     title: str
+
+    @property
+    def outlined(self) -> bool:
+        """Whether coasts and borders are on it."""
+        return any(isinstance(mark, Polyline) for mark in self.marks)
 
     def svg(self) -> str:
         """Return the picture as an ``<svg>`` element; texts are escaped."""
@@ -85,12 +111,18 @@ class Picture:
         )
 
 
-def _svg(mark: Line | Box | Dot | Text) -> str:
+def _svg(mark: Mark) -> str:
     match mark:
         case Line():
             return (
                 f'<line x1="{mark.x1:.1f}" y1="{mark.y1:.1f}" x2="{mark.x2:.1f}" '
                 f'y2="{mark.y2:.1f}" stroke="{mark.colour}" stroke-width="{mark.width:g}"/>'
+            )
+        case Polyline():
+            points = " ".join(f"{x:.1f},{y:.1f}" for x, y in mark.points)
+            return (
+                f'<polyline points="{points}" fill="none" stroke="{mark.colour}" '
+                f'stroke-width="{mark.width:g}" stroke-linejoin="round"/>'
             )
         case Box():
             return (
@@ -173,7 +205,7 @@ def parts_picture(
     def place(value: float) -> float:
         return left + (value - low) * scale
 
-    marks: list[Line | Box | Dot | Text] = []
+    marks: list[Mark] = []
 
     def row(at: int, name: str, start: float, end: float, shown: str, colour: str) -> None:
         y, bold = at * step, colour == INK
@@ -193,13 +225,115 @@ def parts_picture(
     return Picture(width, (len(parts) + 2) * step + 2, tuple(marks), title)
 
 
+@dataclass(frozen=True, slots=True)
+class _Map:
+    """A part of a picture that shows places, north up.
+
+    Places in degrees are drawn as they lie around `here` (equirectangular projection at its
+    latitude), others as they are.
+
+    Attributes:
+        here: Longitude and latitude of the origin.
+        degrees: Whether places are in degrees, and distances in kilometres.
+        middle: What is in the middle, in units east and north of the origin.
+        scale: Pixels a unit.
+        left: Where the part begins.
+        size: Its width and height.
+        foot: What of its height is kept free below places.
+    """
+
+    here: tuple[float, float]
+    degrees: bool
+    middle: tuple[float, float]
+    scale: float
+    left: float
+    size: tuple[float, float]
+    foot: float = 0.0
+
+    def place(self, lon: Place, lat: Place) -> tuple[Place, Place]:
+        """Return where a place, or many, lie in the picture."""
+        x, y = units_from(self.here, (lon, lat), self.degrees)
+        return (
+            self.left + self.size[0] / 2 + (x - self.middle[0]) * self.scale,
+            (self.size[1] - self.foot) / 2 - (y - self.middle[1]) * self.scale,
+        )
+
+    @property
+    def narrow_km(self) -> float:
+        """The shorter side in kilometres, infinite for places that are not in degrees."""
+        return min(self.size) / self.scale if self.degrees else math.inf
+
+    def outline(self) -> list[Polyline]:
+        """Return coasts and borders; none at the scale of streets, or where there are none."""
+        if not self.degrees:
+            return []
+        east_km = KM_PER_DEGREE * math.cos(math.radians(self.here[1]))
+        lon, lat = self.here[0] + self.middle[0] / east_km, self.here[1]
+        lat += (self.middle[1] - self.foot / 2 / self.scale) / KM_PER_DEGREE
+        wide, tall = (side / 2 / self.scale for side in self.size)
+        wide, tall = wide / east_km, tall / KM_PER_DEGREE
+        lines = outline(lon - wide, lat - tall, lon + wide, lat + tall)
+        drawn = [_rounded(np.column_stack(self.place(*line.T))) for line in lines]
+        return [Polyline(points, _COAST, 0.8) for points in drawn if len(points) > 1]
+
+    def bar(self, most: float, below: float = 0.0) -> list[Mark]:
+        """Return a scale of at most `most` pixels, in the lower left corner or so far `below`."""
+        length, left, low = nice_length(most / self.scale), self.left + 12, self.size[1] + below
+        end = left + length * self.scale
+        unit = "" if not self.degrees else " km" if length >= 1 else " m"
+        shown = length * 1000 if unit == " m" else length
+        return [
+            Line(left, low - 14, end, low - 14, INK, 1.5),
+            Line(left, low - 18, left, low - 10, INK, 1.5),
+            Line(end, low - 18, end, low - 10, INK, 1.5),
+            Text(end + 6, low - 10, f"{shown:g}{unit}", 10.5, INK),
+        ]
+
+    def frame(self) -> Box:
+        """Return the ground."""
+        width, height = self.size
+        return Box(self.left + 0.5, 0.5, width - 1, height - 1, _PAPER, LINE)
+
+
+def units_from(
+    here: tuple[float, float], there: tuple[Place, Place], degrees: bool
+) -> tuple[Place, Place]:
+    """Return how far a place, or many, lie east and north: in kilometres, or as they are."""
+    x, y = there[0] - here[0], there[1] - here[1]
+    if not degrees:
+        return x, y
+    return x * KM_PER_DEGREE * math.cos(math.radians(here[1])), y * KM_PER_DEGREE
+
+
+def _rounded(points: Floats) -> tuple[tuple[float, float], ...]:
+    """Return points (n, 2) to half a pixel, without repetition: what is finer is not seen."""
+    whole = np.round(2 * points) / 2
+    moved = np.append(True, (np.diff(whole, axis=0) != 0).any(1))
+    return tuple((x, y) for x, y in whole[moved].tolist())
+
+
+def _main_map(
+    here: tuple[float, float], points: Sequence[tuple[float, float]], degrees: bool, width: float
+) -> _Map:
+    """Return the map that has room for the origin and all `points`, in units from it."""
+    height, margin, foot = 200.0, 24.0, 16.0
+    xs, ys = [0.0, *(x for x, _ in points)], [0.0, *(y for _, y in points)]
+    least = 0.05 if degrees else 1.0
+    scale = min(
+        (width - 2 * margin) / max(max(xs) - min(xs), least),
+        (height - 2 * margin - foot) / max(max(ys) - min(ys), least),
+    )
+    middle = ((max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2)
+    return _Map(here, degrees, middle, scale, 0.0, (width, height), foot)
+
+
 def map_picture(
     here: tuple[float, float], there: Sequence[tuple[int, float, float]], title: str, north: str
 ) -> Picture:
     """Draw where a property and its comparables lie, north up, with a scale.
 
-    Places in degrees are drawn as they lie around the property (equirectangular projection at its
-    latitude) and get a scale in kilometres; others are drawn as they are.
+    Places in degrees get a scale in kilometres, and coasts and borders where the map is large
+    enough; a map of streets has a small one of the region beside it.
 
     Args:
         here: Longitude and latitude of the property.
@@ -207,35 +341,30 @@ def map_picture(
         title: What the picture shows.
         north: The letter for north.
     """
-    width, height, margin = 330.0, 200.0, 24.0
+    width = 330.0
     degrees = all(abs(x) <= 180 and abs(y) <= 90 for x, y in (here, *((x, y) for _, x, y in there)))
-    per_x = _KM_PER_DEGREE * math.cos(math.radians(here[1])) if degrees else 1.0
-    per_y = _KM_PER_DEGREE if degrees else 1.0
-    points = [((x - here[0]) * per_x, (y - here[1]) * per_y) for _, x, y in there]
-    xs, ys = [0.0, *(x for x, _ in points)], [0.0, *(y for _, y in points)]
-    wide, tall = max(xs) - min(xs), max(ys) - min(ys)
-    least = 0.05 if degrees else 1.0
-    scale = min(
-        (width - 2 * margin) / max(wide, least), (height - 2 * margin - 16) / max(tall, least)
+    points = [units_from(here, (x, y), degrees) for _, x, y in there]
+    main = _main_map(here, points, degrees, width)
+    small = _Map(
+        here, degrees, (0.0, 0.0), _SMALL / _SMALL_KM, width - _SMALL, (_SMALL, 1.2 * _SMALL)
     )
-    middle = ((max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return (
-            width / 2 + (x - middle[0]) * scale,
-            (height - 16) / 2 - (y - middle[1]) * scale,
-        )
-
-    marks: list[Line | Box | Dot | Text] = [
-        Box(0.5, 0.5, width - 1, height - 1, "#f6f7f9", LINE),
-        Text(width - 14, 18, north, 11, MUTED, "middle", bold=True),
-        Line(width - 14, 22, width - 14, 36, MUTED, 1.5),
+    region = small.outline() if main.narrow_km < LEAST_KM else []
+    marks: list[Mark] = []
+    if region:
+        main = _main_map(here, points, degrees, small.left - 8)
+        marks += [small.frame(), *region, Dot(*small.place(*here), 3, _ALERT), *small.bar(34, 22)]
+    wide = main.size[0]
+    marks += [
+        main.frame(),
+        *main.outline(),
+        Text(wide - 14, 18, north, 11, MUTED, "middle", bold=True),
+        Line(wide - 14, 22, wide - 14, 36, MUTED, 1.5),
     ]
-    own = place(0.0, 0.0)
-    taken, numbered = [own], list[Line | Box | Dot | Text]()
-    for (number, *_), point in zip(there, points, strict=True):
-        true = place(*point)
-        shown = next(at for at in _around(*true) if _is_free(at, taken, (width, height)))
+    own = main.place(*here)
+    taken, numbered = [own, (wide - 14, 26.0)], list[Mark]()
+    for number, *place in there:
+        true = main.place(*place)
+        shown = next(at for at in _around(*true) if _is_free(at, taken, main.size))
         taken.append(shown)
         if shown != true:
             marks += [Line(*true, *shown, MUTED, 0.75), Dot(*true, 2, ACCENT)]
@@ -245,20 +374,11 @@ def map_picture(
         ]
     marks += [
         *numbered,
-        Line(own[0] - 6, own[1] - 6, own[0] + 6, own[1] + 6, "#b42318", 3),
-        Line(own[0] - 6, own[1] + 6, own[0] + 6, own[1] - 6, "#b42318", 3),
+        Line(own[0] - 6, own[1] - 6, own[0] + 6, own[1] + 6, _ALERT, 3),
+        Line(own[0] - 6, own[1] + 6, own[0] + 6, own[1] - 6, _ALERT, 3),
+        *main.bar(90),
     ]
-    length = nice_length(90.0 / scale)
-    end = 12 + length * scale
-    unit = "" if not degrees else " km" if length >= 1 else " m"
-    shown_length = length * 1000 if degrees and length < 1 else length
-    marks += [
-        Line(12, height - 14, end, height - 14, INK, 1.5),
-        Line(12, height - 18, 12, height - 10, INK, 1.5),
-        Line(end, height - 18, end, height - 10, INK, 1.5),
-        Text(end + 6, height - 10, f"{shown_length:g}{unit}", 10.5, INK),
-    ]
-    return Picture(width, height, tuple(marks), title)
+    return Picture(width, main.size[1], tuple(marks), title)
 
 
 def nice_length(most: float) -> float:

@@ -59,7 +59,8 @@ def outcome(one: Appraisal, language: Language, link: str) -> Outcome:
     """Return what a summary keeps of one property, whose page is at `link`."""
     valuation = one.valuation
     grade = str(valuation.get("confidence_class") or "")
-    notes = len(valuation.get("warnings", ()))
+    outside = (valuation.get("support") or {}).get("outside")
+    notes = len(valuation.get("warnings", ())) + bool(outside)
     return Outcome(one.number, one.title(language), one.value, one.ends, grade, notes, link)
 
 

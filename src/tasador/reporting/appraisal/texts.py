@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from tasador.core.languages import Language, digits_in, number, text_of
 
@@ -82,6 +84,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "North is up; ✕ is what is valued, numbers are those of the table.",
         "El norte está arriba; ✕ es lo que se valora, los números son los de la tabla.",
     ),
+    "outline_note": (
+        "Coasts and borders: Natural Earth, US Census Bureau.",
+        "Costas y fronteras: Natural Earth, US Census Bureau.",
+    ),
     "north": ("N", "N"),
     # --- parts
     "parts": ("What the value is made of", "De qué se compone el valor"),
@@ -111,9 +117,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "distinto de los datos del modelo, en conjunto: {names}",
     ),
     "support": (
-        "{count} comparables within reach; the nearest is {distance} away",
-        "{count} comparables al alcance; el más cercano está a {distance}",
+        "Comparables within reach: {count}; the nearest is {distance} away.",
+        "Comparables al alcance: {count}; el más cercano está a {distance}.",
     ),
+    "or_more": ("{count} or more", "{count} o más"),
     # --- accuracy
     "accuracy": ("Measured accuracy", "Precisión medida"),
     "accuracy.group": ("Rows held out of training", "Filas apartadas del entrenamiento"),
@@ -242,6 +249,17 @@ _WARNINGS = (
         r"no comparable informs this row but the row itself: (?P<rest>.+)",
         "ningún comparable informa esta fila salvo ella misma: {rest}",
     ),
+    (
+        r"no value: an error of (?P<error>\S+)% is to be expected, at most (?P<most>\S+)% is "
+        r"accepted \((?P<setting>\S+)\)",
+        "sin valor: cabe esperar un error del {error} %; se acepta como máximo un {most} % "
+        "({setting})",
+    ),
+    (
+        r"no value: (?P<count>\d+) comparables lie within reach, at least (?P<least>\d+) are asked "
+        r"for \((?P<setting>\S+)\)",
+        "sin valor: hay {count} comparables al alcance y se piden al menos {least} ({setting})",
+    ),
     (r"the interval does not hold there", "el intervalo no es válido ahí"),
     (
         r"the interval is (?P<times>\S+) times as wide, as measured on areas without comparables, "
@@ -250,6 +268,12 @@ _WARNINGS = (
         "así puede ser demasiado estrecho",
     ),
 )
+
+
+#: Of so many comparables within reach an answer counts no more.
+MOST_COUNTED = 64
+#: What is a number in these patterns.
+_NUMBERS = {"value", "first", "fourth", "share", "usual", "times"}
 
 
 def text(key: str, language: Language, **values: object) -> str:
@@ -265,16 +289,35 @@ def warning(said: str, language: Language) -> str:
         found = re.fullmatch(pattern, said)
         if found:
             parts = found.groupdict()
+            for name in _NUMBERS & parts.keys():
+                parts[name] = digits_in(parts[name], language)
             if "rest" in parts:
                 parts["rest"] = warning(parts["rest"], language)
             return spanish.format(**parts)
     return said
 
 
+def reach_text(support: Mapping[str, Any], language: Language) -> str:
+    """Return how many comparables are within reach, and how far the nearest is.
+
+    Args:
+        support: As an answer has it; counts end at `MOST_COUNTED`.
+        language: Of the text.
+    """
+    count = support["within_reach"]
+    shown = str(count) if count < MOST_COUNTED else text("or_more", language, count=count)
+    return text("support", language, count=shown, distance=km_text(support["nearest_km"], language))
+
+
 def percent(value: float | None, digits: int = 1, language: Language = "en") -> str:
     """Return a figure that is in percent already."""
     written = number(value, digits, language)
     return written if written == "–" else f"{written}{'%' if language == 'en' else ' %'}"
+
+
+def share_text(value: float | None, language: Language) -> str:
+    """Return a share of 1 in percent."""
+    return percent(None if value is None else 100 * value, 1, language)
 
 
 def plain_number(value: float, language: Language) -> str:
@@ -286,3 +329,19 @@ def plain_number(value: float, language: Language) -> str:
     whole = f"{value:{comma}.6f}" if abs(value) < 1e15 else f"{value:.6g}"
     written = whole.rstrip("0").rstrip(".") if "." in whole else whole
     return digits_in(written, language)
+
+
+def value_text(value: str | float | None, language: Language) -> str:
+    """Return a value of a column; four digits of a number say enough beside others."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return plain_number(float(f"{value:.4g}") if abs(value) < 1000 else round(value), language)
+
+
+def km_text(value: float | None, language: Language) -> str:
+    """Return a distance, below a kilometre in metres."""
+    if value is None:
+        return ""
+    if value < 1:
+        return f"{number(1000 * value, 0, language)} m"
+    return f"{number(value, 1, language)} km"

@@ -74,6 +74,13 @@ class ExplainRequest(BaseModel):
     )
 
 
+class AppraiseRequest(ExplainRequest):
+    """The row to write a report of; its columns are the contract's."""
+
+    instances: list[Any] = Field(min_length=1, max_length=1)
+    comparables: int = Field(5, ge=0, le=5, strict=True, description="How many to name")
+
+
 class Interval(BaseModel):
     """The interval around an estimate, in the target's unit."""
 
@@ -301,6 +308,7 @@ def request_models(
     row: Any = row_model(contract, profile)
     valuation: Any = valuation_model(contract, withheld=withheld)
     rows = Annotated[list[row], Field(min_length=1, max_length=batch)]
+    one = Annotated[list[row], Field(min_length=1, max_length=1)]
     scale: Any = Literal["log", "none"]
     explanation: Any = create_model(
         "Explanation",
@@ -318,6 +326,7 @@ def request_models(
         create_model("PredictRequest", instances=(rows, ...)),
         create_model("PredictAnswer", predictions=(list[valuation], ...), model_version=(str, ...)),
         create_model("ExplainRequest", __base__=ExplainRequest, instances=(rows, ...)),
+        create_model("AppraiseRequest", __base__=AppraiseRequest, instances=(one, ...)),
         create_model(
             "ExplainAnswer", explanations=(list[explanation], ...), model_version=(str, ...)
         ),

@@ -1,4 +1,4 @@
-"""``/api/v1``: predict, which middleware answers past FastAPI, explain, and score for files.
+"""``/api/v1``: predict, which middleware answers past FastAPI, explain, appraise, score for files.
 
 A file is valued in bounded memory. The upload goes to a temporary file, its header is checked, and
 only then is anything valued, some hundred rows at a time and off the event loop. The answer streams
@@ -14,24 +14,27 @@ import io
 import logging
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, cast
+from typing import Annotated, Any, BinaryIO, Literal, Protocol, cast
 from urllib.parse import parse_qs
 
 import numpy as np
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
+from numpy.typing import NDArray
 from starlette.datastructures import UploadFile
 from starlette.responses import StreamingResponse
 from starlette.types import Message
 
 from tasador.contract.row_check import described
-from tasador.core.errors import TasadorError, ValidationError
+from tasador.core.errors import MissingExtraError, TasadorError, ValidationError
+from tasador.core.languages import Language
 from tasador.modeling.confidence import LEAST_COVERAGE, MOST_COVERAGE
 from tasador.registry.explainer import FilterError, Wanted
-from tasador.serving.api.openapi import ExplainRequest, answers, body_of
+from tasador.registry.model_bundle import ModelBundle
+from tasador.serving.api.openapi import AppraiseRequest, ExplainRequest, answers, body_of
 from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, LeftOutRow, UnreadableRow, Upload
 from tasador.serving.batcher import Answer
 from tasador.serving.errors import BadRow, InvalidRequest, Problem, error_detail
@@ -77,16 +80,48 @@ _COVERAGE = {
 }
 _QUERY = {"parameters": [*_VERSION["parameters"], _AS_OF, _COVERAGE]}
 
+Kind = Literal["html", "pdf"]
+_MEDIA: dict[Kind, str] = {"html": "text/html", "pdf": "application/pdf"}
+_SCHEMAS = {
+    "html": {"schema": {"type": "string"}},
+    "pdf": {"schema": {"type": "string", "format": "binary"}},
+}
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+class ReportWriter(Protocol):
+    """Writes valuation reports; `ops.service.ServedReports` is one."""
+
+    def check(self, kind: Kind) -> None:
+        """Raise MissingExtraError where the library that writes such files is not installed."""
+
+    def write(
+        self, bundle: ModelBundle, X: NDArray[np.float64], values: Mapping[str, Any],
+        item: Mapping[str, Any], language: Language, kind: Kind,
+    ) -> bytes:  # fmt: skip
+        """Return the report of a row (1, p), from its explanation."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Explained:
+    """Rows with their explanations, and what gave them."""
+
+    predictor: Predictor
+    values: Sequence[Any]
+    X: NDArray[np.float64]
+    items: list[dict[str, Any]]
+
 
 class ValuationRoutes:
     """Handlers of the routes about values.
 
     Args:
         service: What all routes share.
+        reports: Writes valuation reports; None where the service writes none.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, reports: ReportWriter | None = None) -> None:
+        self._service, self._reports = service, reports
         self._explaining = asyncio.Semaphore(1)
 
     async def predict(self, exchange: Exchange, body: bytes) -> bytes:
@@ -108,6 +143,45 @@ class ValuationRoutes:
 
     async def explain(self, exchange: Exchange, asked: ExplainRequest) -> bytes:
         """Say why rows are worth what they are."""
+        found = await self._explained(exchange, asked)
+        return orjson.dumps({"explanations": found.items, "model_version": found.predictor.version})
+
+    def kinds(self) -> list[Kind]:
+        """Return the types of reports that can be written here."""
+        return [kind for kind in _MEDIA if self._why_not(kind) is None]
+
+    def _why_not(self, kind: Kind) -> Problem | None:
+        if self._reports is None:
+            return Problem("report_unavailable")
+        try:
+            self._reports.check(kind)
+        except MissingExtraError as error:
+            return Problem("report_unavailable", error.message, remedy=error.remedy)
+        return None
+
+    async def appraise(
+        self, exchange: Exchange, asked: AppraiseRequest, language: Language, kind: Kind
+    ) -> Response:
+        """Write the valuation report of one row."""
+        refusal, reports = self._why_not(kind), self._reports
+        if refusal is not None or reports is None:
+            raise refusal or Problem("report_unavailable")
+        found = await self._explained(exchange, asked)  # last: it records a value
+        predictor = found.predictor
+        async with self._explaining:
+            data = await asyncio.to_thread(
+                reports.write, predictor.bundle, found.X, found.values[0], found.items[0],
+                language, kind,
+            )  # fmt: skip
+        headers = {
+            "content-disposition": f'attachment; filename="report.{kind}"',
+            "content-security-policy": _POLICY,
+            "x-model-version": predictor.version,
+        }
+        return Response(data, media_type=_MEDIA[kind], headers=headers)
+
+    async def _explained(self, exchange: Exchange, asked: ExplainRequest) -> _Explained:
+        """Value and explain the rows of a request."""
         version, day, coverage = _query(exchange)
         predictor = self._service.predictor(version)
         most = min(MOST_EXPLAINED, self._service.limits.batch)
@@ -131,7 +205,7 @@ class ValuationRoutes:
             {"valuation": valuation, **reasons.plain()}
             for valuation, reasons in zip(answer.items(), explained, strict=True)
         ]
-        return orjson.dumps({"explanations": items, "model_version": predictor.version})
+        return _Explained(predictor, values, X, items)
 
 
 def _wanted(asked: ExplainRequest, predictor: Predictor) -> Wanted:
@@ -192,6 +266,34 @@ def valuation_router(routes: ValuationRoutes) -> APIRouter:
         """Say why rows are worth what they are."""
         found = await routes.explain(request.scope["tasador"], asked)
         return Response(found, media_type="application/json")
+
+    @router.post(
+        "/api/v1/appraise",
+        summary="Write the valuation report of a row",
+        response_class=Response,
+        responses={
+            **answers(None, *_ERRORS),
+            200: {
+                "description": "One page that loads nothing, or a PDF; its numbers are those of "
+                "/api/v1/explain",
+                "headers": {"X-Model-Version": {"schema": {"type": "string"}}},
+                "content": {_MEDIA[kind]: _SCHEMAS[kind] for kind in routes.kinds()},
+            },
+        },
+        openapi_extra=_QUERY,
+    )
+    async def appraise(
+        request: Request,
+        asked: AppraiseRequest,
+        lang: Annotated[
+            Language, Query(description="Language of the report", examples=["es"])
+        ] = "en",
+        kind: Annotated[
+            Kind, Query(alias="format", description="Type of the file", examples=["pdf"])
+        ] = "html",
+    ) -> Response:
+        """Value, range, comparables, parts in money, accuracy, limits: one property, one page."""
+        return await routes.appraise(request.scope["tasador"], asked, lang, kind)
 
     return router
 
