@@ -64,6 +64,7 @@ _ROLE_KINDS = {
     "property": ("identifier", "text", "integer", "category"),
     "group": ("category", "integer"),
     "rival": ("number", "integer"),
+    "weight": ("number", "integer"),
 }
 #: Roles that several columns may have.
 _SHARED_ROLES = ("rival",)

@@ -141,6 +141,7 @@ def backtest(
     table = reference_table(bundle, tables)
     dates = table.X[:, at]
     settings, _ = settings_of(bundle)
+    table = table.aged(settings.model.half_life)
     origins = []
     for name, start, end in _spans(dates, by, since):
         before = np.flatnonzero(dates < start)
@@ -211,11 +212,13 @@ def _origin(
     target = plain.forward(transform.at_newest_level(raw, known.X[:, at]))
     fitted, Z = _pipeline(bundle, settings).fit_transform(known.X, target)
     Z_asked = fitted.transform(asked.X)
-    score = np.zeros(len(asked))
+    score, weight = np.zeros(len(asked)), known.fit_weight()
     members: list[dict[str, Any]] = lineage["members"]
     for member in members:
         chosen = family(member["family"])
-        model = fit_model(chosen, member["params"], Z, fitted.kinds, target, member["seed"])
+        model = fit_model(
+            chosen, member["params"], Z, fitted.kinds, target, member["seed"], weight=weight
+        )
         score += chosen.predict(model, Z_asked) / len(members)
     score += np.log(lineage.get("bias_factor", 1.0))
     if "stretch" in lineage:
@@ -239,7 +242,9 @@ def _origin(
         known.X, plain.forward(raw)
     )
     chosen = family(BASELINE_FAMILY)
-    model = fit_model(chosen, BASELINE_PARAMS, Z, bare.kinds, plain.forward(raw), settings.seed)
+    model = fit_model(
+        chosen, BASELINE_PARAMS, Z, bare.kinds, plain.forward(raw), settings.seed, weight=weight
+    )
     guess = plain.inverse(chosen.predict(model, bare.transform(asked.X)))
     baseline = all_metrics(asked.y, guess)["median_ape"]
     return Origin(name, len(asked), len(known), found, baseline)

@@ -161,6 +161,7 @@ def out_of_fold(
             target[fold.fit_rows],
             member.seed,
             1,  # the tasks fill the cores
+            fold.weight,
         )
         return chosen.predict(model, fold.Z_held)
 

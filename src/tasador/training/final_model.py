@@ -302,11 +302,11 @@ def fit_final(run: RunContext, made: Evidence, choice: FinalChoice) -> FittedMod
     target, members = run.transform.forward(train.y), choice.members
     # on few rows threads wait for one another longer than they work, above all on a busy machine
     threads = 0 if len(members) == 1 and len(train) > _ROWS_FOR_THREADS else 1
-    kinds = made.features.fitted.kinds
+    kinds, weight = made.features.fitted.kinds, train.fit_weight()
 
     def fit(member: Member) -> Any:
         chosen = family(member.family)
-        return fit_model(chosen, member.params, Z, kinds, target, member.seed, threads)
+        return fit_model(chosen, member.params, Z, kinds, target, member.seed, threads, weight)
 
     fitted = dict(in_parallel(fit, members))
     models = [family(m.family).export(fitted[i]) for i, m in enumerate(members)]
