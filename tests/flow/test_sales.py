@@ -218,10 +218,24 @@ def test_a_backtest_values_each_span_by_what_was_known_before(project: Path) -> 
     assert 0.95 < found["mean"]["median_ratio"] < 1.05
     assert found["mean"]["median_ape"] < 10.0
     assert found["random"]["median_ape"] > 0.0
+    gaps = [origin["difference"] for origin in found["origins"]]
+    for origin, gap in zip(found["origins"], gaps, strict=True):
+        own = origin["metrics"]["median_ape"] - origin["baseline"]
+        assert gap["value"] == pytest.approx(own, abs=1e-9)
+        assert gap["low"] <= gap["value"] <= gap["high"]
+    mean = found["difference"]
+    assert mean["value"] == pytest.approx(sum(gap["value"] for gap in gaps) / 4)
+    width = [gap["high"] - gap["low"] for gap in (mean, *gaps)]
+    assert 0 < width[0] < max(width[1:])
+    # somebody who knows the districts is nearer to the prices once the level is set right
+    assert [set(origin["rivals"]) for origin in found["origins"]] == [{"roll"}] * 4
+    assert found["rivals"]["roll"][0] < found["mean"]["median_ape"]
+    assert found["rivals"]["roll"][1] == 4
     assert "<img" in (project / "backtest.html").read_text()
     listed = output_of(project, "backtest", "--by", "quarter", "--from", "2024-04-01")
     assert "2024-Q2" in listed
     assert "2024-Q1" not in listed
+    assert max(map(len, listed.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(("words", "said"), [
