@@ -421,8 +421,10 @@ class TableContract:
 
     @property
     def rivals(self) -> tuple[Column, ...]:
-        """The columns with other people's estimates."""
-        return tuple(column for column in self.columns if column.role == "rival")
+        """The columns with other people's estimates; those that another one is made of are none."""
+        found = [column for column in self.columns if column.role == "rival"]
+        parts = {name for c in found if c.derive is not None for name in c.derive.columns}
+        return tuple(column for column in found if column.name not in parts)
 
     @property
     def rows_have_identity(self) -> bool:
@@ -477,7 +479,7 @@ class TableContract:
                 item["extract"] = {column.extract.kind: column.extract.value}
             if column.derive is not None:
                 derived[name] = {
-                    **column.derive.to_dict(), "unit": column.unit,
+                    **column.derive.to_dict(), "role": column.role, "unit": column.unit,
                     "description": column.description,
                 }  # fmt: skip
                 derived[name] = _pruned(derived[name])

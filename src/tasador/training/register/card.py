@@ -480,6 +480,7 @@ def document_of(
         ratio_study=ratio_figures(report.actual, report.predicted, report.test),
         fairness=report.fairness,
         weakest=report.weakest,
+        rivals=report.rivals,
         decisions=made,
         tables=() if report.fsd is None else tuple(_confidence_tables(report, cuts)),
     )
