@@ -156,6 +156,13 @@ def test_a_row_is_valued_at_the_level_of_the_day_asked_for(project: Path) -> Non
     assert width[1] > 1.2 * width[0]
 
 
+def test_predict_says_which_day_a_value_is_for(project: Path) -> None:
+    row = json.dumps({**ROW, "sold": "2021-01-15"})
+    assert "each row is valued as of its sold" in run_here(project, "predict", row)[2]
+    _, _, err = run_here(project, "predict", row, "--as-of", "2022-06-15")
+    assert "all rows are valued as of 2022-06-15" in err
+
+
 def test_files_are_valued_as_of_a_day_as_rows_are(project: Path) -> None:
     (project / "new.csv").write_text("area,rooms,sold\n100,3,2024-12-01\n55,2,\n")
     output_of(project, "score", "new.csv", "-o", "valued.csv", "--as-of", "2022-06-15")
