@@ -203,7 +203,9 @@ def run(overrides: Settings = None) -> None:
         out.print("\ncross-validation on the training rows (± between folds):")
         for name in compared:
             out.print(f"  {_cross_validated(compared[name])}")
-        out.print(f"  {escape(outcome.outcome['baseline'])}")
+        for sentence in (outcome.outcome["baseline"], outcome.outcome["groups"]):
+            if sentence:
+                out.print(f"  {escape(sentence)}")
         out.print("\nsample valuation:")
         for line in outcome.sample:
             out.print(f"  {escape(line)}")

@@ -32,9 +32,11 @@ from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.trend import trend_of
 from tasador.registry.model_bundle import ModelBundle
+from tasador.selection.ensembling import Member
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import fit_model
 from tasador.selection.feature_worth import BASELINE_FAMILY, BASELINE_PARAMS
+from tasador.selection.grouped import fit_member
 from tasador.selection.paired_tests import median_differences
 from tasador.settings.run import RunSettings
 
@@ -275,11 +277,11 @@ def _valued(
     score, weight = np.zeros(len(asked)), known.fit_weight()
     members: list[dict[str, Any]] = lineage["members"]
     for member in members:
-        chosen = family(member["family"])
-        model = fit_model(
-            chosen, member["params"], Z, fitted.kinds, target, member["seed"], weight=weight
+        group = contract.with_role("group")
+        model = fit_member(
+            Member(**member), Z, fitted.names, fitted.kinds, target, group, weight=weight
         )
-        score += chosen.predict(model, Z_asked) / len(members)
+        score += model.predict(Z_asked) / len(members)
     score += np.log(lineage.get("bias_factor", 1.0))
     if "stretch" in lineage:
         score = lineage["stretch"]["factor"] * score + lineage["stretch"]["shift"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,11 +26,13 @@ class Member:
         family: Its family.
         params: Its parameters.
         seed: Its seed.
+        grouped: Whether each level of the contract's group with rows enough has a model of its own.
     """
 
     family: str
     params: dict[str, Any]
     seed: int
+    grouped: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,14 @@ def pool_of(
     runners_up: Sequence[tuple[str, dict[str, Any]]],
     most: int,
     seed: int,
+    *,
+    grouped: bool = False,
 ) -> list[Member]:
     """Return the models that may enter the average, the sweep's own first.
 
     With more than one: the same model under other seeds, the same with another loss where the
-    family has one, and the best of other families of trees.
+    family has one, and the best of other families of trees. With `grouped` the last is the sweep's
+    own, one per level.
 
     Args:
         name: The family of the sweep's model.
@@ -113,11 +118,13 @@ def pool_of(
         runners_up: Family and parameters of the best of other families.
         most: How many models the average may have at most.
         seed: Seed of the run.
+        grouped: Whether models per level of the contract's group are among them.
     """
     chosen = family(name)
     first = Member(name, params, seeds.derive_seed(seed, name))
+    per_level = [replace(first, grouped=True)] if grouped and not chosen.linear else []
     if most < 2:
-        return [first]
+        return [first, *per_level]
     pool = [first]
     if chosen.prefix is not None:  # what draws nothing is the same under every seed
         pool += [Member(name, params, seeds.derive_seed(seed, name, i)) for i in range(1, most)]
@@ -130,7 +137,7 @@ def pool_of(
             for other, found in runners_up
             if not family(other).linear
         ]
-    return pool
+    return pool + per_level
 
 
 def pick_members(

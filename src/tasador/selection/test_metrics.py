@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.contract.model import TableContract
+from tasador.contract.model import Column, TableContract
 from tasador.core.parallel import in_parallel
 from tasador.core.progress import progress
 from tasador.data.table import Part, SealedPart
@@ -22,9 +22,8 @@ from tasador.metrics.ratio_study import (
 from tasador.metrics.regression import Estimate, all_metrics, bootstrap_metrics, mape, within_10
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.ensembling import Member
-from tasador.selection.families.catalog import family
-from tasador.selection.families.inputs import fit_model
 from tasador.selection.folds import Fold, held_out
+from tasador.selection.grouped import fit_member
 from tasador.selection.weakest_segments import WeakestSegments, weakest_segments
 
 Floats = NDArray[np.float64]
@@ -140,6 +139,7 @@ def out_of_fold(
     part: Part,
     transform: TargetTransform,
     description: str,
+    group: Column | None = None,
 ) -> list[Floats]:
     """Fit each model on every fold and score the held-out rows, on all cores.
 
@@ -149,6 +149,7 @@ def out_of_fold(
         part: The rows.
         transform: The target's transform.
         description: What the progress bar says.
+        group: The category by whose levels grouped models are fitted.
 
     Returns:
         For each model the scores (n,) on the transformed scale, each by a fit that did not see
@@ -160,18 +161,17 @@ def out_of_fold(
 
     def work(task: tuple[int, Fold]) -> Floats:
         member, fold = members[task[0]], task[1]
-        chosen = family(member.family)
-        model = fit_model(
-            chosen,
-            member.params,
+        model = fit_member(
+            member,
             fold.Z_fit,
+            fold.names,
             fold.kinds,
             target[fold.fit_rows],
-            member.seed,
+            group,
             1,  # the tasks fill the cores
             fold.weight,
         )
-        return chosen.predict(model, fold.Z_held)
+        return model.predict(fold.Z_held)
 
     with progress(description, len(tasks)) as advance:
         for place, found in in_parallel(work, tasks):

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +34,7 @@ from tasador.selection.ensembling import (
     pool_of,
 )
 from tasador.selection.families.catalog import family
-from tasador.selection.families.inputs import fit_model, keeps_monotone
+from tasador.selection.families.inputs import keeps_monotone
 from tasador.selection.feature_worth import BASELINE_FAMILY, BASELINE_PARAMS
 from tasador.selection.folds import (
     Fold,
@@ -45,6 +44,13 @@ from tasador.selection.folds import (
     held_out,
     make_folds,
     random_assignment,
+)
+from tasador.selection.grouped import (
+    LEAST_ROWS,
+    FittedMember,
+    GroupComparison,
+    fit_member,
+    own_levels,
 )
 from tasador.selection.test_metrics import CrossValidation, cross_validation, out_of_fold
 from tasador.settings.run import RunSettings
@@ -77,6 +83,8 @@ class FinalChoice:
         random_cv: The same with rows held out by chance, which shows by how much those flatter it;
             None where `cv` is that.
         baseline: How the plain baseline compares.
+        groups: How models per level of the contract's group compare; None where it has none, or
+            where they are not asked for.
     """
 
     members: tuple[Member, ...]
@@ -86,6 +94,7 @@ class FinalChoice:
     random_cv: CrossValidation | None
     baseline: BaselineComparison
     stretch: Stretch | None = None
+    groups: GroupComparison | None = None
 
     @property
     def shift(self) -> float:
@@ -153,8 +162,12 @@ def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
         for c in made.search.best_of_families()
         if c.family != found.family
     ][: most - 1]
+    groups, group = _groups_to_try(run, made), settings.contract.with_role("group")
+    grouped = groups is not None and not groups.reason
     # the baseline takes one of the places
-    pool = pool_of(found.family, found.final_params, runners_up, most - 1, settings.seed)
+    pool = pool_of(
+        found.family, found.final_params, runners_up, most - 1, settings.seed, grouped=grouped
+    )
     kinds = made.features.fitted.kinds
     pool = [m for m in pool if keeps_monotone(family(m.family), m.params, kinds)]
     plain = Member(
@@ -162,8 +175,8 @@ def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
     )
     models, folds, by_chance = [*pool, plain], _folds_of_all(run, made), _random_folds(run, made)
     rows, known = held_out(folds), held_out(by_chance)
-    scores = out_of_fold(models, folds, train, run.transform, "cross-validation")
-    random = out_of_fold(models, by_chance, train, run.transform, "random cross-validation")
+    scores = out_of_fold(models, folds, train, run.transform, "cross-validation", group)
+    random = out_of_fold(models, by_chance, train, run.transform, "random cross-validation", group)
     metric, actual = settings.sweep.metric, train.y[rows]
     joint = [np.append(s[rows], r[known]) for s, r in zip(scores, random, strict=True)]
     paid = np.append(actual, train.y[known])
@@ -171,8 +184,16 @@ def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
     def error(score: Floats) -> float:
         return METRICS[metric](paid, run.transform.inverse(score))
 
+    errors = [error(score) for score in joint]
+    order = list(range(len(pool)))
+    if pool[-1].grouped and errors[len(pool) - 1] <= (1 - settings.register.least_gain) * errors[0]:
+        order = [order[-1], *order[:-1]]
     pool, joint_of_pool = _with_baseline(
-        run.settings, pool, plain, joint, error(joint[-1]) < error(joint[0])
+        run.settings,
+        [models[i] for i in order],
+        plain,
+        [joint[i] for i in (*order, -1)],
+        errors[-1] < errors[order[0]],
     )
     picks = pick_members(
         pool,
@@ -223,7 +244,28 @@ def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
         all_metrics(actual, run.transform.inverse(scores[-1][rows])),
         outcome,
     )
-    return FinalChoice(members, tuple(picks), bias, cv, random_cv, compared, stretch)
+    if groups is not None and not groups.reason:
+        pooled = min(errors[models.index(m)] for m in (models[0], plain) if m in pool)
+        own = next(e for m, e in zip(models, errors, strict=True) if m.grouped)
+        groups = groups.decided(metric, pooled, own, picks)
+    return FinalChoice(members, tuple(picks), bias, cv, random_cv, compared, stretch, groups)
+
+
+def _groups_to_try(run: RunContext, made: Evidence) -> GroupComparison | None:
+    """Return what is known of models per group before any is fitted, with why none will be."""
+    column, found = run.settings.contract.with_role("group"), made.sweep.result
+    if column is None or run.settings.model.group == "never":
+        return None
+    features = made.features.fitted
+    levels = own_levels(column, features.names, features.kinds, made.features.Z)
+    reason = ""
+    if family(found.family).linear:
+        reason = f"{family(found.family).title} is one model for all rows"
+    elif not levels:
+        reason = f"none of several levels has {LEAST_ROWS} rows"
+    return GroupComparison(
+        column.name, levels=tuple(sorted(level.name for level in levels)), reason=reason
+    )
 
 
 def _with_baseline(
@@ -279,7 +321,8 @@ def _cross_validated(
     run: RunContext, made: Evidence, choice: FinalChoice, assignment: FoldAssignment, what: str
 ) -> CrossValidation:
     folds, train = _make_folds(run, made, assignment), made.train
-    scores = out_of_fold(choice.members, folds, train, run.transform, what)
+    group = run.settings.contract.with_role("group")
+    scores = out_of_fold(choice.members, folds, train, run.transform, what, group)
     score = choice.corrected(np.mean(scores, axis=0))
     return cross_validation(score, folds, train, run.transform, made.features.fitted.names)
 
@@ -302,17 +345,15 @@ def fit_final(run: RunContext, made: Evidence, choice: FinalChoice) -> FittedMod
     target, members = run.transform.forward(train.y), choice.members
     # on few rows threads wait for one another longer than they work, above all on a busy machine
     threads = 0 if len(members) == 1 and len(train) > _ROWS_FOR_THREADS else 1
-    kinds, weight = made.features.fitted.kinds, train.fit_weight()
+    names, kinds = made.features.fitted.names, made.features.fitted.kinds
+    group, weight = run.settings.contract.with_role("group"), train.fit_weight()
 
-    def fit(member: Member) -> Any:
-        chosen = family(member.family)
-        return fit_model(chosen, member.params, Z, kinds, target, member.seed, threads, weight)
+    def fit(member: Member) -> FittedMember:
+        return fit_member(member, Z, names, kinds, target, group, threads, weight)
 
     fitted = dict(in_parallel(fit, members))
-    models = [family(m.family).export(fitted[i]) for i, m in enumerate(members)]
-    libraries = [
-        partial(family(m.family).predict, fitted[i], threads=0) for i, m in enumerate(members)
-    ]
+    models = [fitted[i].export() for i in range(len(members))]
+    libraries = [partial(fitted[i].predict, threads=0) for i in range(len(members))]
     exported = average(models, choice.shift)
     if choice.stretch is not None:
         exported = stretched(exported, choice.stretch.factor, choice.stretch.shift)

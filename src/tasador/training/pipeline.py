@@ -170,6 +170,7 @@ REGISTER = Step(
         run.settings.tracking,
         run.settings.contract.model_name,
         run.settings.model.even_ratios,
+        run.settings.model.group,
         run.settings.contract.fairness,
     ],
     register.register,

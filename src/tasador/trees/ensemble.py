@@ -443,7 +443,7 @@ def average(
         )
     if len(trees) == 1:
         return dataclasses.replace(trees[0], base=trees[0].base + shift)
-    return _joined([in_double_precision(model) for model in trees], shift)
+    return joined([in_double_precision(model) for model in trees], len(trees), shift)
 
 
 def stretched(
@@ -503,7 +503,14 @@ def in_double_precision(model: TreeEnsemble) -> TreeEnsemble:
     return dataclasses.replace(model, threshold=threshold, float32_inputs=False)
 
 
-def _joined(models: Sequence[TreeEnsemble], shift: float) -> TreeEnsemble:
+def joined(models: Sequence[TreeEnsemble], parts: int, shift: float = 0.0) -> TreeEnsemble:
+    """Return all trees as one ensemble: the sum of scores over `parts`, plus `shift`.
+
+    Args:
+        models: At least one, over the same columns, none with `float32_inputs`.
+        parts: How many models it is the mean of; 1 for the sum.
+        shift: Added to every score.
+    """
     offsets = np.cumsum([0, *(model.n_nodes for model in models)])[:-1]
 
     def moved(name: str) -> NDArray[np.int32]:
@@ -514,7 +521,7 @@ def _joined(models: Sequence[TreeEnsemble], shift: float) -> TreeEnsemble:
         return np.concatenate(parts).astype(np.int32)
 
     def values() -> Floats:
-        return np.concatenate([m.value * (m.scale / len(models)) for m in models])
+        return np.concatenate([m.value * (m.scale / parts) for m in models])
 
     return TreeEnsemble(
         feature=np.concatenate([m.feature for m in models]),
@@ -528,7 +535,7 @@ def _joined(models: Sequence[TreeEnsemble], shift: float) -> TreeEnsemble:
             [m.roots + offset for m, offset in zip(models, offsets, strict=True)]
         ).astype(np.int32),
         n_features=models[0].n_features,
-        base=float(np.mean([m.base for m in models])) + shift,
+        base=float(np.sum([m.base for m in models])) / parts + shift,
         sets=CategorySets.of_nodes(
             sum(m.n_nodes for m in models),
             (

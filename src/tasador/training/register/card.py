@@ -234,6 +234,10 @@ def show_choice(card: CardBuilder, choice: FinalChoice, microseconds: float, met
         choice.baseline.error,
         f"out of fold; {choice.baseline.sentence}",
     )
+    if choice.groups is not None:
+        card.fact(
+            f"Models per {choice.groups.column}", choice.groups.outcome, choice.groups.sentence
+        )
     card.fact("Models averaged", len(choice.members), f"one row takes {microseconds:,.0f} µs")
     if len(choice.picks) > 1:
         card.table(
@@ -317,7 +321,8 @@ def _accepted(name: str) -> str | None:
 def describe_member(member: Member) -> str:
     """Return a model of the average as one line of text."""
     params = ", ".join(f"{key}={_brief(value)}" for key, value in member.params.items())
-    return f"{family(member.family).title} ({params}; seed {member.seed})"
+    per_level = ", one per level" if member.grouped else ""
+    return f"{family(member.family).title}{per_level} ({params}; seed {member.seed})"
 
 
 def _brief(value: object) -> str:
@@ -402,6 +407,13 @@ def _decisions(
         f"{choice.baseline.error_before:.6g} of the model found: {choice.baseline.sentence}",
         f"{_ON_TRAIN}, out of fold",
     )
+    if choice.groups is not None:
+        yield Decision(
+            f"models per {choice.groups.column}",
+            choice.groups.outcome,
+            choice.groups.sentence,
+            f"{_ON_TRAIN}, out of fold",
+        )
     last = [pick for pick in choice.picks if pick.taken][-1]
     yield Decision(
         "models averaged",

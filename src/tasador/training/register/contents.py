@@ -173,7 +173,7 @@ def write_bundle_of(
         "libraries": library_versions(),
         "family": name,
         "params": params,
-        "members": to_plain(members),
+        "members": [_without(m, *(() if m.grouped else ("grouped",))) for m in members],
         "bias_factor": choice.bias.factor,
         "baseline": {"params": BASELINE_PARAMS, "outcome": choice.baseline.outcome},
     }

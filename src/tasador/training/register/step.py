@@ -119,6 +119,7 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
             "metrics": metrics,
             "headline": headline(contract, report),
             "baseline": choice.baseline.sentence,
+            "groups": "" if choice.groups is None else choice.groups.sentence,
             "measured": facts.refit_note,
             "comparison": comparison(contract, report, choice),
         },
