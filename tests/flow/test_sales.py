@@ -26,7 +26,7 @@ def project(quick_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> P
     rng = random.Random(3)
     with (folder / "homes.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["parcel_id", "area", "rooms", "sold", "price", "district"])
+        writer.writerow(["parcel_id", "area", "rooms", "sold", "price", "district", "roll"])
         for number in range(1500):
             area, days = round(rng.lognormvariate(4.5, 0.6), 1), rng.randrange(30 * MONTHS)
             level = math.exp(SLOPE * days / 30.44)
@@ -37,12 +37,15 @@ def project(quick_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> P
             district = "Alta" if number % 7 == 3 else "Baja"
             price *= 1.25 if district == "Alta" else 1.0
             row = [parcel, area, rng.randint(1, 6), sold.isoformat(), round(price), district]
+            # an assessor who sees the district too; some houses have no value yet
+            row.append("" if number % 10 == 0 else round(price * 0.8 * math.exp((number % 7) / 99)))
             writer.writerow(row)
     output_of(folder, "init", "homes.csv", "--target", "price", "--yes")
     contract = folder / "conf" / "dataset" / "homes.yaml"
     plain = yaml.safe_load(contract.read_text())
     plain.setdefault("comparables", {})["identifier"] = "parcel_id"
     plain["columns"]["district"] = {"kind": "text"}
+    plain["columns"]["roll"] = {"kind": "number", "role": "rival"}
     plain["fairness"] = ["district", "area"]
     contract.write_text(yaml.safe_dump(plain, sort_keys=False))
     output_of(
@@ -110,6 +113,24 @@ def test_groups_are_compared_in_report_card_and_json_in_both_languages(project: 
     assert "across 7 groups by district, area" in markdown
 
 
+def test_other_peoples_estimates_stand_beside_the_model_in_both_languages(project: Path) -> None:
+    (run,) = (project / "workspace" / "runs").iterdir()
+    (roll,) = json.loads((run / "metrics.json").read_text())["rivals"]
+    assert roll == json.loads((run / "model_card.json").read_text())["rivals"][0]
+    assert roll["name"] == "roll"
+    assert roll["left_out"] >= 10
+    assert 0.75 < roll["figures"]["median_ratio"] < 0.9
+    assert roll["levelled"]["median_ratio"] == pytest.approx(1.0)
+    assert roll["levelled"]["median_ape"] < roll["model"]["median_ape"]
+    for name in ("report.html", "model_card.html"):
+        page = (run / name).read_text()
+        assert "Beside other estimates" in page
+        assert '<details lang="es"><summary>Junto a otras estimaciones</summary>' in page
+        assert "this model, rows with roll, levelled" in page
+    # what others think is no feature, and nobody has to send it
+    assert "roll" not in value(project, ROW)
+
+
 def test_the_report_says_whether_known_sales_are_valued_too_near_their_prices(
     project: Path,
 ) -> None:
@@ -133,6 +154,13 @@ def test_a_row_is_valued_at_the_level_of_the_day_asked_for(project: Path) -> Non
     beyond = value(project, ROW, "--as-of", "2027-01-15")
     width = [math.log(one["upper"] / one["lower"]) for one in (newest, beyond)]
     assert width[1] > 1.2 * width[0]
+
+
+def test_predict_says_which_day_a_value_is_for(project: Path) -> None:
+    row = json.dumps({**ROW, "sold": "2021-01-15"})
+    assert "each row is valued as of its sold" in run_here(project, "predict", row)[2]
+    _, _, err = run_here(project, "predict", row, "--as-of", "2022-06-15")
+    assert "all rows are valued as of 2022-06-15" in err
 
 
 def test_files_are_valued_as_of_a_day_as_rows_are(project: Path) -> None:
@@ -197,10 +225,24 @@ def test_a_backtest_values_each_span_by_what_was_known_before(project: Path) -> 
     assert 0.95 < found["mean"]["median_ratio"] < 1.05
     assert found["mean"]["median_ape"] < 10.0
     assert found["random"]["median_ape"] > 0.0
+    gaps = [origin["difference"] for origin in found["origins"]]
+    for origin, gap in zip(found["origins"], gaps, strict=True):
+        own = origin["metrics"]["median_ape"] - origin["baseline"]
+        assert gap["value"] == pytest.approx(own, abs=1e-9)
+        assert gap["low"] <= gap["value"] <= gap["high"]
+    mean = found["difference"]
+    assert mean["value"] == pytest.approx(sum(gap["value"] for gap in gaps) / 4)
+    width = [gap["high"] - gap["low"] for gap in (mean, *gaps)]
+    assert 0 < width[0] < max(width[1:])
+    # somebody who knows the districts is nearer to the prices once the level is set right
+    assert [set(origin["rivals"]) for origin in found["origins"]] == [{"roll"}] * 4
+    assert found["rivals"]["roll"][0] < found["mean"]["median_ape"]
+    assert found["rivals"]["roll"][1] == 4
     assert "<img" in (project / "backtest.html").read_text()
     listed = output_of(project, "backtest", "--by", "quarter", "--from", "2024-04-01")
     assert "2024-Q2" in listed
     assert "2024-Q1" not in listed
+    assert max(map(len, listed.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tasador.cli.options import AsJson, By, DatabaseOption
-from tasador.cli.output import err, escape, out, table
+from tasador.cli.output import err, escape, out, table, time_text
 
 if TYPE_CHECKING:
     from tasador.records.database import Database
@@ -281,11 +281,13 @@ def overrides(
 ) -> None:
     """List overrides of reviewers: who, when and why, newest first.
 
+    A prediction is shown by the end of its id; `--json` has all of it.
+
     Examples:
         tasador records overrides --since 30d
     """
     from tasador.core import clock
-    from tasador.core.clock import parse_moment, show_moment
+    from tasador.core.clock import parse_moment
     from tasador.core.hashing import without_nan
     from tasador.core.languages import number
     from tasador.records.reviews import Reviews
@@ -300,13 +302,13 @@ def overrides(
         return
     rows = [
         (
-            show_moment(one.time)[:16], one.actor, number(one.prediction), number(one.before),
-            number(one.value), one.reason, one.prediction_id,
+            time_text(one.time), one.actor, number(one.prediction), number(one.before),
+            number(one.value), one.reason, one.prediction_id[-12:],
         )
         for one in found
     ]  # fmt: skip
-    columns = ("time", "who", "model", "before", "override", "reason", "prediction")
-    out.print(table(columns, rows))
+    columns = ("time", "who", "model", "before", "override", "reason", "prediction …")
+    out.print(table(columns, rows, grid=False) if rows else "no override is recorded in this time")
 
 
 def record_settings(database: str | None, spool: str | None = None) -> RecordSettings:

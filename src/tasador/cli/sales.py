@@ -28,6 +28,7 @@ from tasador.cli.start import with_dataset
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from tasador.lifecycle.backtest import Backtest
     from tasador.reporting.cards import CardTable
 
 Dataset = Annotated[
@@ -190,18 +191,51 @@ def backtest(
     ]
     rows.append(("mean", "", *_figures(found.mean)))
     out.print(table(names, rows))
+    out.print(_compared(found))
     out.print(
         "median APE, MAPE, in 10% (share within 10%) in percent; ratio: median of estimate over "
-        "price; held: share inside the interval; plain: median APE of a plain LightGBM"
+        "price; held: share inside the interval; plain: median APE of a plain LightGBM; "
+        "difference: by how much the model's exceeds it, with its 95% interval by paired bootstrap",
+        soft_wrap=False,
     )
+    if found.rivals:
+        out.print(
+            f"{escape(', '.join(found.rivals))}: median APE of somebody else's estimates, levelled "
+            "by their median ratio on the same sales",
+            soft_wrap=False,
+        )
     if "median_ape" in found.random:
         random, mean = found.random["median_ape"], found.mean["median_ape"]
         out.print(
             f"out of time the median APE is {mean:.2f}% in the mean, by random folds "
-            f"{random:.2f}%: {mean / random - 1.0:+.0%}"
+            f"{random:.2f}%: {mean / random - 1.0:+.0%}",
+            soft_wrap=False,
         )
     if output is not None:
         out.print(f"wrote {escape(str(output))}")
+
+
+def _compared(found: Backtest) -> Table:
+    """Return the median errors of model, plain LightGBM and rivals beside each other."""
+    others = tuple(found.rivals)
+    rows = [
+        (one.name, one.metrics["median_ape"], one.baseline, one.difference, one.rivals)
+        for one in found.origins
+    ]
+    means = {name: value for name, (value, _) in found.rivals.items()}
+    rows.append(("mean", found.mean["median_ape"], found.mean["baseline"], found.difference, means))
+    names = ("span", "median APE", "plain", "difference", "95% from", "to", *others)
+    return table(
+        names,
+        [
+            (
+                name, f"{own:.2f}", f"{plain:.2f}",
+                *(f"{value:+.2f}" for value in (gap.value, gap.low, gap.high)),
+                *(f"{known[other]:.2f}" if other in known else "–" for other in others),
+            )
+            for name, own, plain, gap, known in rows
+        ],
+    )  # fmt: skip
 
 
 def _figures(found: Mapping[str, float]) -> tuple[str, ...]:

@@ -46,3 +46,12 @@ class InvalidContractError(ContractError):
     def taken(cls, where: str) -> InvalidContractError:
         """Return the error of a name that a column has."""
         return cls(f"{where}: a column has that name already")
+
+    @classmethod
+    def of_no_feature(cls, where: str, role: str | None, name: str) -> InvalidContractError:
+        """Return the error of a feature that would follow from a column that is none."""
+        return cls(
+            f"{where}: would be a feature made of {name!r}, which has the role {role}",
+            expected="columns that models may see",
+            remedy="give it `role: rival` too" if role == "rival" else f"leave out {name!r}",
+        )

@@ -22,7 +22,9 @@ from tasador.contract.formats import PLAIN, Extract, Format, cell_text, date_tex
 from tasador.core.hashing import fingerprint, to_plain
 
 ColumnKind = Literal["number", "integer", "category", "datetime", "identifier", "text"]
-ColumnRole = Literal["longitude", "latitude", "segment", "timestamp", "property", "group", "rival"]
+ColumnRole = Literal[
+    "longitude", "latitude", "segment", "timestamp", "property", "group", "rival", "weight"
+]
 Transform = Literal["log", "none"]
 
 COLUMN_KINDS: tuple[ColumnKind, ...] = (
@@ -34,8 +36,9 @@ COLUMN_KINDS: tuple[ColumnKind, ...] = (
     "text",
 )
 COLUMN_ROLES: tuple[ColumnRole, ...] = get_args(ColumnRole)
-#: Roles of columns that are never features: what was sold, and what others said that it is worth.
-_NOT_FEATURES: frozenset[str | None] = frozenset({"property", "rival"})
+#: Roles of columns that are never features: what was sold, what others said that it is worth, and
+#: how much a row counts.
+_NOT_FEATURES: frozenset[str | None] = frozenset({"property", "rival", "weight"})
 #: How the description of a column begins that `tasador init` decided not to use.
 SET_ASIDE = "Set aside: "
 #: Kinds that become a column of the encoded matrix; identifiers and text are carried, not used.
@@ -81,7 +84,8 @@ class Column:
         role: What the column means beyond its kind, if anything: ``longitude`` and ``latitude`` of
             the place, ``segment`` and ``group`` (class) by which errors are reported,
             ``timestamp`` of the sale, ``property`` (identity of the thing valued), ``rival``
-            (somebody else's estimate). The last two are never features.
+            (somebody else's estimate), ``weight`` (how much the row counts in training). The last
+            three are never features.
         unit: Unit of measurement, for people: ``"degrees"``, ``"USD"``.
         description: One sentence for forms and documentation.
         bounds: Inclusive lower and upper bound of numbers, and of datetimes in seconds since 1970
@@ -417,8 +421,10 @@ class TableContract:
 
     @property
     def rivals(self) -> tuple[Column, ...]:
-        """The columns with other people's estimates."""
-        return tuple(column for column in self.columns if column.role == "rival")
+        """The columns with other people's estimates; those that another one is made of are none."""
+        found = [column for column in self.columns if column.role == "rival"]
+        parts = {name for c in found if c.derive is not None for name in c.derive.columns}
+        return tuple(column for column in found if column.name not in parts)
 
     @property
     def rows_have_identity(self) -> bool:
@@ -473,7 +479,7 @@ class TableContract:
                 item["extract"] = {column.extract.kind: column.extract.value}
             if column.derive is not None:
                 derived[name] = {
-                    **column.derive.to_dict(), "unit": column.unit,
+                    **column.derive.to_dict(), "role": column.role, "unit": column.unit,
                     "description": column.description,
                 }  # fmt: skip
                 derived[name] = _pruned(derived[name])

@@ -27,6 +27,7 @@ from tasador.contract.model import (
     COLUMN_KINDS,
     COLUMN_ROLES,
     Column,
+    ColumnRole,
     Comparables,
     Ratio,
     Source,
@@ -49,7 +50,8 @@ _TARGET = ("name", "unit", "description", "bounds", "cap", "transform", "predict
            "format")  # fmt: skip
 _FORMAT = ("decimal", "thousands", "affixes", "multipliers", "ranges", "duration", "dates",
            "missing", "unreadable")  # fmt: skip
-_DERIVE = (*OPERATIONS, "in", "points", "table", "file", "key", "value", "unit", "description")
+_DERIVE = (*OPERATIONS, "in", "points", "table", "file", "key", "value", "unit", "description",
+           "role")  # fmt: skip
 _THOUSANDS = (",", ".", " ", "'")
 _MOST_TEXTS, _LONGEST_TEXT = 100, 200
 _MOST_POINTS, _MOST_LEVELS = 10_000, 100_000
@@ -64,6 +66,7 @@ _ROLE_KINDS = {
     "property": ("identifier", "text", "integer", "category"),
     "group": ("category", "integer"),
     "rival": ("number", "integer"),
+    "weight": ("number", "integer"),
 }
 #: Roles that several columns may have.
 _SHARED_ROLES = ("rival",)
@@ -350,8 +353,11 @@ def _derived_column(name: str, entry: Any, known: Mapping[str, Column]) -> Colum
             f"{where}.{operation}: expected {fewest if fewest == most else f'{fewest} to {most}'} "
             f"column(s), got {len(names)}"
         )
+    role = cast(ColumnRole | None, _choice(section, "role", where, _SHARED_ROLES, None))
     for other in names:
         _check_taken(where, operation, other, known)
+        if role is None and known[other].role in ("property", "rival"):
+            raise InvalidContractError.of_no_feature(where, known[other].role, other)
     derive = Derive(
         operation=cast(Operation, operation),
         columns=names,
@@ -376,7 +382,7 @@ def _derived_column(name: str, entry: Any, known: Mapping[str, Column]) -> Colum
     if unit is None and operation == "difference" and known[names[0]].kind == "datetime":
         unit = derive.unit
     return Column(
-        name, "number", nullable=True, derive=derive, unit=unit,
+        name, "number", nullable=True, derive=derive, unit=unit, role=role,
         description=sections.optional_text(section, "description", where),
     )  # fmt: skip
 

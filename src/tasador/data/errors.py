@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from tasador.core.errors import SourceError
+from tasador.core.errors import ConfigError, SourceError
+
+
+class HalfLifeError(ConfigError):
+    """Rows that are to count less with their age, of which nobody knows the age."""
+
+    @classmethod
+    def no_dates(cls) -> HalfLifeError:
+        """Return the error of a table without dates."""
+        return cls(
+            "model.half_life needs the dates of the rows",
+            expected="a column with the role timestamp in the contract, and dates in it",
+            got="none",
+            remedy="give one `role: timestamp`, or leave model.half_life null",
+        )
 
 
 class UnreadableTableError(SourceError):

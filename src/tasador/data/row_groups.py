@@ -7,6 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tasador.contract.cells import decoded_cell
+from tasador.contract.derived import Deriver
 from tasador.contract.encoding import encode_values, sent_as
 from tasador.contract.model import Column, TableContract
 from tasador.data.table import Part
@@ -67,17 +68,46 @@ def declared_groups(
     return found
 
 
-def _values(contract: TableContract, column: Column, part: Part, frame: pl.DataFrame) -> Values:
+def rival_values(contract: TableContract, part: Part, frame: pl.DataFrame) -> dict[str, Floats]:
+    """Return other people's estimates of the rows, (n,) by column; NaN where there is none.
+
+    Args:
+        contract: Names the columns, by their role; those that the table lacks are left out.
+        part: The rows; their places in the table are known.
+        frame: The table as it was read.
+    """
+    found = {}
+    for column in contract.rivals:
+        names = (column.name,) if column.derive is None else column.derive.columns
+        if all(name in contract.feature_names or name in frame.columns for name in names):
+            found[column.name] = _codes(contract, column, part, frame)
+    return found
+
+
+def _codes(contract: TableContract, column: Column, part: Part, frame: pl.DataFrame) -> Floats:
+    """Return the encoded values (n,) of a column, one of the features or not."""
     if column in contract.features:
-        codes = part.X[:, contract.position(column.name)]
-    else:
+        codes: Floats = part.X[:, contract.position(column.name)]
+        return codes
+    if column.derive is not None:
+        taken = [contract.column(name) for name in column.derive.columns]
+        derive = Deriver(column.derive, tuple(c.kind for c in taken), taken[0].categories)
+        return derive(np.column_stack([_codes(contract, c, part, frame) for c in taken]))
+    assert part.row is not None  # noqa: S101 - the rows of a run have their places
+    sent = sent_as(column, frame.columns)
+    assert sent is not None  # noqa: S101 - looked at by the callers, or by validation
+    codes, wrong = encode_values(sent, frame[sent.field_name].gather(part.row))
+    codes[wrong] = np.nan
+    return codes
+
+
+def _values(contract: TableContract, column: Column, part: Part, frame: pl.DataFrame) -> Values:
+    if column not in contract.features and column.kind not in ("number", "integer"):
         assert part.row is not None  # noqa: S101 - the rows of a run have their places
         sent = sent_as(column, frame.columns)
         assert sent is not None  # noqa: S101 - validation has seen to it
-        series = frame[sent.field_name].gather(part.row)
-        if column.kind not in ("number", "integer"):
-            return column_values(series)
-        codes, _ = encode_values(sent, series)
+        return column_values(frame[sent.field_name].gather(part.row))
+    codes = _codes(contract, column, part, frame)
     if column.kind in ("number", "integer"):
         if len(np.unique(codes[~np.isnan(codes)])) > _MOST_NUMBERS:
             return codes

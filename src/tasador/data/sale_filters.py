@@ -1,4 +1,4 @@
-"""Which rows of a table a contract's section ``exclude`` leaves out, and why."""
+"""Which rows of a table a contract leaves out, by its section ``exclude`` or weight 0, and why."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ def exclude_rows(
         new = _matches(frame, contract, one, notes) & left
         left &= ~new
         found.setdefault(one.reason, []).append(np.flatnonzero(new))
+    weight = contract.with_role("weight")
+    sent = None if weight is None else sent_as(weight, frame.columns)
+    if weight is not None and sent is not None:
+        codes, _ = encode_values(sent, frame[sent.field_name])
+        nothing = (codes == 0) & left
+        if nothing.any():
+            found.setdefault(f"the weight {weight.name!r} is 0", []).append(np.flatnonzero(nothing))
     return {reason: np.sort(np.concatenate(rows)) for reason, rows in found.items()}, notes
 
 

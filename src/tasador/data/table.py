@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
+from tasador.data.errors import HalfLifeError
 from tasador.settings.run import SplitMethod
 
 if TYPE_CHECKING:
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 Origin = Literal["real", "synthetic"]
+
+_DAY = 86_400.0
+#: The libraries keep weights in single precision: older rows keep this share instead of none.
+_MOST_HALF_LIVES = 50.0
+
+
+def _taken(values: Any, rows: NDArray[np.intp] | None) -> Any:
+    return values if values is None or rows is None else values[rows]
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,10 @@ class ValidatedTable:
         source: Where the table came from.
         warnings: Notes for the report: suspicious but acceptable things.
         excluded: Positions in the table as read of the rows that the contract excludes, by reason.
+        weight: Shape (n,): how much each row counts in training, above 0; None where all count
+            alike.
+        age: Shape (n,): half-lives since each sale, at the newest one; None where age does not
+            matter.
     """
 
     contract: TableContract
@@ -91,18 +104,43 @@ class ValidatedTable:
     warnings: tuple[str, ...] = ()
     property_hash: NDArray[np.uint64] | None = None
     excluded: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    weight: Floats | None = None
+    age: Floats | None = None
 
     @property
     def part(self) -> Part:
         """All of its rows."""
-        return Part(self.X, self.y, self.row_hash, self.property_hash, row=self.row)
+        return Part(
+            self.X, self.y, self.row_hash, self.property_hash, row=self.row, weight=self.weight,
+            age=self.age,
+        )  # fmt: skip
+
+    def aged(self, half_life: float | None) -> ValidatedTable:
+        """Return the table with the age of its rows.
+
+        Rows without a date are as old as the oldest.
+
+        Args:
+            half_life: Days in which the weight of a row halves; None leaves age out of account.
+
+        Raises:
+            ConfigError: There is one, and the table has no dates.
+        """
+        at = self.contract.timestamp_position
+        if half_life is None:
+            return self
+        if at is None or np.isnan(self.X[:, at]).all():
+            raise HalfLifeError.no_dates()
+        days = (np.nanmax(self.X[:, at]) - self.X[:, at]) / _DAY
+        return replace(self, age=np.where(np.isnan(days), np.nanmax(days), days) / half_life)
 
     def take(self, rows: NDArray[np.intp]) -> ValidatedTable:
         """Return the table with the rows at these positions alone."""
         of = None if self.property_hash is None else self.property_hash[rows]
         return replace(
             self, X=self.X[rows], y=self.y[rows], row_hash=self.row_hash[rows],
-            row=self.row[rows], property_hash=of,
+            row=self.row[rows], property_hash=of, weight=_taken(self.weight, rows),
+            age=_taken(self.age, rows),
         )  # fmt: skip
 
 
@@ -119,6 +157,7 @@ class Part:
         time: Shape (n,): date of each sale in seconds since 1970 UTC, NaN where it is unknown;
             None for rows that were not split by time, whose folds are dealt by chance.
         row: Shape (n,): position in the table as read; None where the rows are of none.
+        weight, age: As of `ValidatedTable`.
     """
 
     X: Floats
@@ -127,6 +166,8 @@ class Part:
     property_hash: NDArray[np.uint64] | None = None
     time: Floats | None = None
     row: NDArray[np.int64] | None = None
+    weight: Floats | None = None
+    age: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -142,10 +183,24 @@ class Part:
 
     def take(self, rows: NDArray[np.intp]) -> Part:
         """Return the rows at these positions, in this order."""
-        of = None if self.property_hash is None else self.property_hash[rows]
-        time = None if self.time is None else self.time[rows]
-        row = None if self.row is None else self.row[rows]
-        return Part(self.X[rows], self.y[rows], self.row_hash[rows], of, time, row)
+        return Part(**{name: _taken(values, rows) for name, values in vars(self).items()})
+
+    def fit_weight(self, rows: NDArray[np.intp] | None = None) -> Floats | None:
+        """Return the weights (k,) of the rows at these positions, or all, when they are fitted on.
+
+        A row's own weight times 0.5 for each half-life that it is older than the newest of these
+        rows, divided by the mean. None where all count alike.
+        """
+        weight: Floats | None = _taken(self.weight, rows)
+        age: Floats | None = _taken(self.age, rows)
+        if age is not None:
+            halved = np.exp2(-np.minimum(age - age.min(), _MOST_HALF_LIVES))
+            weight = halved if weight is None else weight * halved
+        if weight is None or weight.min() == weight.max():
+            return None
+        weight = weight / weight.max()
+        scaled: Floats = weight / weight.mean()
+        return scaled
 
 
 class SealedPart:

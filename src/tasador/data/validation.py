@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ def validate_table(
     encoded = [_check_column(frame, column, faults) for column in contract.features]
     for column in contract.identifiers:
         faults.note(_is_missing(frame, column), column.name, "a value")
+    weight = _weights(frame, contract, faults)
     y = _check_column(frame, contract.target.column, faults, log=contract.target.transform == "log")
     X = Encoder(contract).fill_derived(np.column_stack(encoded))
     right = (faults.first < 0) & ~faults.excluded
@@ -87,6 +89,7 @@ def validate_table(
         warnings=tuple(warnings),
         property_hash=_property_hashes(left, contract),
         excluded=excluded,
+        weight=None if weight is None else weight[kept],
     )
 
 
@@ -154,7 +157,7 @@ def _check_columns(frame: pl.DataFrame, contract: TableContract) -> list[str]:
     named = {contract.comparables.identifier, *contract.comparables.label, *contract.fairness}
     identity = [
         c for c in contract.columns
-        if c.derive is None and (c.role == "property" or c.name in named)
+        if c.derive is None and (c.role in ("property", "weight") or c.name in named)
     ]  # fmt: skip
     needed = list(dict.fromkeys(
         c.name if sent is None else sent.field_name
@@ -299,6 +302,17 @@ def _property_hashes(frame: pl.DataFrame, contract: TableContract) -> Hashes | N
     found = _hash_texts(frame[column.name], column.name)
     nobody = frame[column.name].is_null().to_numpy()
     return np.where(nobody, mix(np.arange(len(found), dtype=np.uint64)), found)
+
+
+def _weights(frame: pl.DataFrame, contract: TableContract, faults: _Faults) -> Floats | None:
+    """Return how much each row counts; shape (n,), 1 where the cell is empty."""
+    column = contract.with_role("weight")
+    if column is None:
+        return None
+    low, high = column.bounds
+    bounds = (0.0 if low is None else max(low, 0.0), high)
+    found = _check_column(frame, replace(column, nullable=True, bounds=bounds), faults)
+    return np.where(np.isnan(found), 1.0, found)
 
 
 def mix(values: Hashes) -> Hashes:

@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 from tasador.contract.formats import EPOCH, seconds_of
 from tasador.core.errors import ConfigError, ValidationError
 from tasador.core.storage import write_text
+from tasador.data.row_groups import rival_values
+from tasador.data.sources import read_stored
 from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline
 from tasador.lifecycle.gate_evaluation import reference_table
 from tasador.lifecycle.reproduce import settings_of
-from tasador.metrics.regression import all_metrics, cod, label, prd
+from tasador.metrics.ratio_study import rival_figures
+from tasador.metrics.regression import Estimate, all_metrics, cod, label, prd
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.trend import trend_of
@@ -34,6 +37,7 @@ from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import fit_model
 from tasador.selection.feature_worth import BASELINE_FAMILY, BASELINE_PARAMS
 from tasador.selection.grouped import fit_member
+from tasador.selection.paired_tests import median_differences
 from tasador.settings.run import RunSettings
 
 Floats = NDArray[np.float64]
@@ -87,6 +91,10 @@ class Origin:
         metrics: median_ape, mape, within_10 (percent); median_ratio, cod, prd; coverage in [0, 1],
             NaN where the features at the origin lack what scales the interval.
         baseline: The median APE of the plain LightGBM at the same origin, in percent.
+        difference: By how much the model's median APE exceeds that, with its 95% interval by
+            paired bootstrap.
+        rivals: The median APE, in percent, of other people's estimates levelled by their median
+            ratio on the same sales, by name.
     """
 
     name: str
@@ -94,6 +102,8 @@ class Origin:
     known: int
     metrics: dict[str, float]
     baseline: float
+    difference: Estimate
+    rivals: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,9 @@ class Backtest:
         origins: The spans.
         mean: The mean of each figure over the spans.
         random: median_ape, mape and within_10 by random cross-validation, as far as known.
+        difference: The mean of the differences to the plain LightGBM, with its 95% interval.
+        rivals: The mean of each rival over the spans in which it has a figure, and how many
+            these are.
     """
 
     version: str
@@ -113,6 +126,8 @@ class Backtest:
     origins: tuple[Origin, ...]
     mean: dict[str, float]
     random: dict[str, float]
+    difference: Estimate
+    rivals: dict[str, tuple[float, int]]
 
 
 def backtest(
@@ -143,13 +158,30 @@ def backtest(
     table = reference_table(bundle, tables)
     dates = table.X[:, at]
     settings, _ = settings_of(bundle)
-    origins = []
+    table = table.aged(settings.model.half_life)
+    others = _rivals(bundle, tables, table.part)
+    origins, pairs = [], []
     for name, start, end in _spans(dates, by, since):
         before = np.flatnonzero(dates < start)
         after = np.flatnonzero((dates >= start) & (dates < end))
         if len(before) < _FEWEST_BEFORE or len(after) < _FEWEST_AFTER:
             continue
-        found = _origin(bundle, settings, name, table.part.take(before), table.part.take(after))
+        part = table.part.take(after)
+        estimate, plain, coverage = _valued(bundle, settings, table.part.take(before), part)
+        paid = part.y > 0
+        price = part.y[paid]
+        pairs.append((_errors(price, estimate[paid]), _errors(price, plain[paid])))
+        (difference,), _ = median_differences(pairs[-1:], seed=settings.seed)
+        known = rival_figures(part.y, estimate, {n: one[after] for n, one in others.items()})
+        found = Origin(
+            name,
+            len(after),
+            len(before),
+            _metrics(part.y, estimate, coverage),
+            all_metrics(part.y, plain)["median_ape"],
+            difference,
+            {one.name: one.levelled["median_ape"] for one in known if one.figures},
+        )
         tell(found)
         origins.append(found)
     if not origins:
@@ -158,8 +190,34 @@ def backtest(
     mean = {n: float(np.mean([origin.metrics[n] for origin in origins])) for n in names}
     mean["baseline"] = float(np.mean([origin.baseline for origin in origins]))
     random = bundle.manifest.metrics.get("random_cv") or {}
-    known = {name: float(random[name]) for name in _COUNTED if name in random}
-    return Backtest(bundle.version, by, tuple(origins), mean, known)
+    by_chance = {name: float(random[name]) for name in _COUNTED if name in random}
+    _, difference = median_differences(pairs, seed=settings.seed)
+    each = {name: [one.rivals[name] for one in origins if name in one.rivals] for name in others}
+    rivals = {name: (float(np.mean(some)), len(some)) for name, some in each.items() if some}
+    return Backtest(bundle.version, by, tuple(origins), mean, by_chance, difference, rivals)
+
+
+def _rivals(bundle: ModelBundle, tables: Path, part: Part) -> dict[str, Floats]:
+    """Return other people's estimates of all rows (n,), by name."""
+    if not bundle.contract.rivals:
+        return {}
+    frame = read_stored(tables, bundle.manifest.lineage["data_hash"])
+    return rival_values(bundle.contract, part, frame)
+
+
+def _errors(price: Floats, estimate: Floats) -> Floats:
+    """Return absolute percentage errors (n,), in percent."""
+    return 100.0 * np.abs(estimate / price - 1.0)
+
+
+def _metrics(price: Floats, estimate: Floats, coverage: float) -> dict[str, float]:
+    metrics, paid = all_metrics(price, estimate), price > 0
+    return {name: metrics[name] for name in _COUNTED} | {
+        "median_ratio": float(np.median(estimate[paid] / price[paid])),
+        "cod": cod(price, estimate),
+        "prd": prd(price, estimate),
+        "coverage": coverage,
+    }
 
 
 def _spans(dates: Floats, by: Span, since: str | None) -> list[tuple[str, float, float]]:
@@ -191,10 +249,13 @@ def _spans(dates: Floats, by: Span, since: str | None) -> list[tuple[str, float,
     return found
 
 
-def _origin(
-    bundle: ModelBundle, settings: RunSettings, name: str, known: Part, asked: Part
-) -> Origin:
-    """Fit on the sales that are `known` at an origin and value those `asked` for."""
+def _valued(
+    bundle: ModelBundle, settings: RunSettings, known: Part, asked: Part
+) -> tuple[Floats, Floats, float]:
+    """Fit on the sales that are `known` at an origin and value those `asked` for.
+
+    Returns their estimates (n,), those of the plain LightGBM, and the share of intervals that hold.
+    """
     contract, lineage = bundle.contract, bundle.manifest.lineage
     plain, raw = TargetTransform(contract.target.transform), known.y
     at = contract.timestamp_position
@@ -213,11 +274,12 @@ def _origin(
     target = plain.forward(transform.at_newest_level(raw, known.X[:, at]))
     fitted, Z = _pipeline(bundle, settings).fit_transform(known.X, target)
     Z_asked = fitted.transform(asked.X)
-    score = np.zeros(len(asked))
+    score, weight = np.zeros(len(asked)), known.fit_weight()
     members: list[dict[str, Any]] = lineage["members"]
     for member in members:
+        group = contract.with_role("group")
         model = fit_member(
-            Member(**member), Z, fitted.names, fitted.kinds, target, contract.with_role("group")
+            Member(**member), Z, fitted.names, fitted.kinds, target, group, weight=weight
         )
         score += model.predict(Z_asked) / len(members)
     score += np.log(lineage.get("bias_factor", 1.0))
@@ -230,22 +292,15 @@ def _origin(
         ends = interval.bounds(score, Z_asked, far, error)
         low, high = (transform.inverse(end, dates) for end in ends)
         coverage = float(np.mean((low <= asked.y) & (asked.y <= high)))
-    metrics = all_metrics(asked.y, estimate)
-    positive = asked.y > 0
-    found = {name: metrics[name] for name in _COUNTED} | {
-        "median_ratio": float(np.median(estimate[positive] / asked.y[positive])),
-        "cod": cod(asked.y, estimate),
-        "prd": prd(asked.y, estimate),
-        "coverage": coverage,
-    }
     bare, Z = _pipeline(bundle, settings, comparables=False).fit_transform(
         known.X, plain.forward(raw)
     )
     chosen = family(BASELINE_FAMILY)
-    model = fit_model(chosen, BASELINE_PARAMS, Z, bare.kinds, plain.forward(raw), settings.seed)
+    model = fit_model(
+        chosen, BASELINE_PARAMS, Z, bare.kinds, plain.forward(raw), settings.seed, weight=weight
+    )
     guess = plain.inverse(chosen.predict(model, bare.transform(asked.X)))
-    baseline = all_metrics(asked.y, guess)["median_ape"]
-    return Origin(name, len(asked), len(known), found, baseline)
+    return estimate, guess, coverage
 
 
 def _pipeline(
@@ -293,6 +348,7 @@ def write_picture(path: Path, found: Backtest, title: str) -> None:
     """
     from tasador.reporting.cards import CardBuilder, render
     from tasador.reporting.evaluation_plots import origin_errors
+    from tasador.reporting.plots import short
 
     card = CardBuilder("backtest", f"Backtest: {title}")
     card.fact("Model", found.version)
@@ -307,12 +363,22 @@ def write_picture(path: Path, found: Backtest, title: str) -> None:
     keys = list(found.mean)[:-1]
     card.table(
         "By span",
-        ("span", "sales", *(_TITLES.get(key) or label(key) for key in keys), "plain LightGBM"),
+        (
+            "span", "sales", *(_TITLES.get(key) or label(key) for key in keys), "plain LightGBM",
+            "difference", "95% from", "to", *map(short, found.rivals),
+        ),
         [
-            (o.name, o.rows, *(round(o.metrics[key], 4) for key in keys), round(o.baseline, 4))
-            for o in found.origins
+            (
+                o.name, o.rows, *(round(o.metrics[key], 4) for key in keys), round(o.baseline, 4),
+                *(round(value, 4) for value in (gap.value, gap.low, gap.high)),
+                *(o.rivals.get(name) for name in found.rivals),
+            )
+            for o in found.origins for gap in [o.difference]
         ],
         note="Each span is valued by what was known before it. Errors in percent; coverage: share "
-        "of prices inside the interval; plain LightGBM: its median APE at the same origin.",
-    )
+        "of prices inside the interval; plain LightGBM: its median APE at the same origin; "
+        "difference: by how much the model's exceeds it, with its 95% interval by paired bootstrap."
+        + (" Last, the median APE of somebody else's estimates, levelled by their median ratio on "
+           "the same sales." if found.rivals else ""),
+    )  # fmt: skip
     write_text(path, render("card.html.j2", card=card.build()))

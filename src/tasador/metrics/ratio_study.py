@@ -212,6 +212,68 @@ class RatioStudy:
         return tuple(f for f in self.figures if (f.met_trimmed if trimmed else f.met) is False)
 
 
+@dataclass(frozen=True, slots=True)
+class RivalFigures:
+    """The figures of somebody's estimates of the rows of a study, and those of the model there.
+
+    Attributes:
+        name: Whose they are.
+        rows: How many of the rows they have a positive estimate of.
+        left_out: How many they have none of.
+        figures: median_ratio, cod, prd, prb, mape, median_ape, within_10;
+            empty for fewer than `FEWEST` rows.
+        levelled: The same once all estimates are divided by their median ratio.
+        model: The model's figures on these rows.
+        model_levelled: The same once these are levelled.
+    """
+
+    name: str
+    rows: int
+    left_out: int
+    figures: Mapping[str, float]
+    levelled: Mapping[str, float]
+    model: Mapping[str, float]
+    model_levelled: Mapping[str, float]
+
+
+def rival_figures(
+    price: Floats, estimate: Floats, rivals: Mapping[str, Floats]
+) -> tuple[RivalFigures, ...]:
+    """Compare other people's estimates with those of the model, each on the rows that it has.
+
+    Levelling is by the median ratio of these same rows: it says how even estimates are, whatever
+    day they were made for.
+
+    Args:
+        price: Shape (n,): rows where it is not positive are left out of everything.
+        estimate: Shape (n,): what the model says.
+        rivals: Other estimates (n,) by name; NaN, infinity, 0 and less are none.
+
+    Example:
+        >>> import numpy as np
+        >>> price = np.array([100.0, 200.0, 300.0, 400.0, 500.0, 600.0])
+        >>> roll = 0.8 * price
+        >>> roll[0] = np.nan
+        >>> (found,) = rival_figures(price, price, {"roll": roll})
+        >>> found.rows, found.left_out, round(found.figures["mape"]), round(found.levelled["mape"])
+        (5, 1, 20, 0)
+    """
+    some, found = price > 0, []
+    for name, values in rivals.items():
+        rows = some & np.isfinite(values) & (values > 0)
+        known = int(rows.sum())
+        figures: list[Mapping[str, float]] = [{}, {}, {}, {}]
+        if known >= FEWEST:
+            paid = price[rows]
+            figures = [
+                _group("", "", paid, one, math.nan, ACCEPTED, LEVEL_GAP).figures
+                for own in (values[rows], estimate[rows])
+                for one in (own, own / median_ratio(paid, own))
+            ]
+        found.append(RivalFigures(name, known, int(some.sum()) - known, *figures))
+    return tuple(found)
+
+
 def ratio_figures(
     actual: Floats,
     predicted: Floats,

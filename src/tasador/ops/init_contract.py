@@ -68,6 +68,8 @@ _VALUED = re.compile(
     r"assess|apprais|zestimate|estimate|(?:land|imp\w{0,3}|bldg|building|tax|market|total)_?val",
     re.I,
 )
+#: Names of weights of rows; one called `weight` may as well be how heavy a thing is.
+_WEIGHT = re.compile(r"(?:(?:sample|sampling|row|case|training|survey)[_ .-]?)?weights?", re.I)
 #: Columns that say how a sale came about.
 _MANNER = re.compile(
     r"method(_?of_?sale)?|sale[_ ]?(type|condition|status|method|qualif\w*|valid\w*)"
@@ -266,6 +268,14 @@ def _with_roles(
         findings.assumptions.append(
             f"{column.name!r} says what was sold: sales of one stay together in splits and folds"
         )
+    for column in columns:
+        if column.kind not in ("number", "integer") or not _WEIGHT.fullmatch(column.name):
+            continue
+        question = f"Is {column.name!r} how much a row counts in training, and no feature?"
+        likely = NO if column.name.lower() in ("weight", "weights") else YES
+        if findings.choose("weight", question, (YES, NO), likely) == YES:
+            by_name[column.name] = replace(column, role="weight", nullable=True)
+        break
     rivals = [c for c in columns if c.kind in ("number", "integer") and _VALUED.search(c.name)]
     if rivals:
         names = ", ".join(repr(column.name) for column in rivals)

@@ -20,6 +20,7 @@ from tasador.metrics.ratio_study import (
     PRICE,
     RatioFigure,
     RatioGroup,
+    RivalFigures,
     meets_level,
 )
 from tasador.metrics.regression import label
@@ -105,6 +106,20 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
         "Hallados por un árbol poco profundo en los errores de las filas de entrenamiento, fuera "
         "de muestra; las medidas son de filas apartadas. Se omiten los segmentos cuyos errores no "
         "son también ahí mayores, más allá del azar.",
+    ),
+    "rivals": ("Beside other estimates", "Junto a otras estimaciones"),
+    "estimates": ("estimates", "estimaciones"),
+    "without": ("without", "sin valor"),
+    "model": ("this model", "este modelo"),
+    "model_there": ("this model, rows with {name}", "este modelo, filas con {name}"),
+    "levelled": ("{name}, levelled", "{name}, nivelado"),
+    "rivals_note": (
+        "The same held-out rows. Without: rows that have no such estimate, which are left out of "
+        "its figures. Levelled: divided by their median ratio on these rows, which leaves how even "
+        "they are. Nobody's estimate is known to the model.",
+        "Las mismas filas apartadas. Sin valor: filas que no tienen esa estimación y no entran en "
+        "sus medidas. Nivelado: dividido entre su razón mediana en estas filas, de modo que queda "
+        "solo lo parejas que son. El modelo no conoce ninguna de estas estimaciones.",
     ),
     "and": (" and ", " y "),
     "or": (" or ", " o "),
@@ -252,6 +267,41 @@ def _figures(group: RatioGroup, names: Sequence[str], language: Language) -> Ite
             yield digits_in(f"{group.low:.2f}–{group.high:.2f}", language)
 
 
+def rival_tables(rivals: Sequence[RivalFigures]) -> list[CardTable]:
+    """Return other people's estimates beside the model's, in every language; none without them."""
+    some = [one for one in rivals if one.figures]
+    return [_rival_table(some, language) for language in LANGUAGES] if some else []
+
+
+def _rival_table(rivals: Sequence[RivalFigures], language: Language) -> CardTable:
+    def say(key: str, **values: object) -> str:
+        return text_of(_TEXTS, key, language, **values)
+
+    names = ("median_ratio", "cod", "prd", "prb", "mape", "median_ape")
+    rows: list[tuple[str, ...]] = []
+
+    def show(title: str, one: RivalFigures, figures: Mapping[str, float], out: int | None) -> None:
+        shown = (digits_in(figure_text(name, figures[name]), language) for name in names)
+        left = "" if out is None else number(out, 0, language)
+        rows.append((title, number(one.rows, 0, language), left, *shown))
+
+    # the model has one pair of lines for each set of rows that it is compared on
+    for at, one in enumerate(rivals):
+        same = any(other.rows == one.rows and not one.left_out for other in rivals[:at])
+        if not same:
+            key = "model_there" if one.left_out else "model"
+            own = say(key, name=short(one.name, 40))
+            show(own, one, one.model, None)
+            show(say("levelled", name=own), one, one.model_levelled, None)
+        show(short(one.name, 40), one, one.figures, one.left_out)
+        show(say("levelled", name=short(one.name, 40)), one, one.levelled, one.left_out)
+    heads = (figure_title(name, language) for name in names)
+    head = (say("estimates"), say("rows"), say("without"), *heads)
+    right: list[Align] = ["right"] * (len(head) - 1)
+    title, note = say("rivals"), say("rivals_note")
+    return CardTable(title, head, tuple(rows), note, ("left", *right), language)
+
+
 def weakest_table(found: WeakestSegments | None, language: Language = "en") -> list[CardTable]:
     """Return the table of the weakest segments; none where there are none."""
     if found is None or not found.segments:
@@ -333,10 +383,14 @@ def tables_by_language(
 
 
 def plain_groups(
-    groups: Sequence[RatioGroup], weakest: WeakestSegments | None
-) -> dict[str, dict[str, Any]]:
-    """Return both as plain JSON types, with their words; what is not there is left out."""
-    found: dict[str, dict[str, Any]] = {}
+    groups: Sequence[RatioGroup],
+    weakest: WeakestSegments | None,
+    rivals: Sequence[RivalFigures] = (),
+) -> dict[str, Any]:
+    """Return all as plain JSON types, with their words; what is not there is left out."""
+    found: dict[str, Any] = {}
+    if rivals:
+        found["rivals"] = without_nan(to_plain(rivals))
     if groups:
         said = {language: off_sentences(groups, language) for language in LANGUAGES}
         found["fairness"] = {"groups": without_nan(to_plain(groups)), "off": said}

@@ -21,12 +21,13 @@ from tasador.contract.model import Column, TableContract
 from tasador.core.escape import cell, code, markdown
 from tasador.core.hashing import to_plain
 from tasador.core.storage import write_text
-from tasador.metrics.ratio_study import RatioFigure, RatioGroup
+from tasador.metrics.ratio_study import RatioFigure, RatioGroup, RivalFigures
 from tasador.reporting.cards import CardTable, number, render, table_view
 from tasador.reporting.evaluation_tables import (
     group_table,
     plain_groups,
     ratio_table,
+    rival_tables,
     tables_by_language,
 )
 from tasador.reporting.reports import Comparison, Headline
@@ -177,6 +178,7 @@ class ModelDocument:
         review: Test rows drawn by chance.
         fairness: Figures by the columns of the contract's ``fairness``.
         weakest: Where the model errs most; None where nobody looked.
+        rivals: Other people's estimates of the test rows beside the model's.
     """
 
     contract: TableContract
@@ -190,6 +192,7 @@ class ModelDocument:
     tables: tuple[CardTable, ...] = ()
     fairness: tuple[RatioGroup, ...] = ()
     weakest: WeakestSegments | None = None
+    rivals: tuple[RivalFigures, ...] = ()
 
     def limits(self) -> list[str]:
         """Return what estimates cannot do, a sentence each."""
@@ -388,7 +391,7 @@ def _plain(document: ModelDocument) -> dict[str, Any]:
         "cross_validation": to_plain(document.comparison),
         "ratio_study": to_plain(document.ratio_study),
         "groups": to_plain(document.groups),
-        **plain_groups(document.fairness, document.weakest),
+        **plain_groups(document.fairness, document.weakest, document.rivals),
         "decisions": to_plain(document.decisions),
         "standards": [
             dict(zip(("standard", "checked", "not_checked"), row, strict=True))
@@ -523,7 +526,8 @@ def figure_tables(document: ModelDocument) -> list[CardTable]:
     overall = next((f.value for f in document.ratio_study if f.name == "median_ratio"), math.nan)
     tables = [group_table(name, found, overall) for name, found in document.groups.items() if found]
     if document.ratio_study:
-        tables.insert(0, ratio_table("Ratio study", document.ratio_study))
+        study = ratio_table("Ratio study", document.ratio_study)
+        tables = [study, *rival_tables(document.rivals), *tables]
     return [*tables, *tables_by_language(document.fairness, document.weakest), *document.tables]
 
 

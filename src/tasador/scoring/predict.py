@@ -123,6 +123,10 @@ def predict_rows(
         text is not None,
     )
     check_any_valued([(row.number, row.error) for row in predicted.refused], len(predicted.rows))
+    dated = loaded.contract.with_role("timestamp")
+    if dated is not None and loaded.target.trend is not None:
+        own = f"each row is valued as of its {dated.name}; --as-of DAY takes one day for all"
+        tell(own if as_of is None else f"all rows are valued as of {as_of}")
     return predicted
 
 

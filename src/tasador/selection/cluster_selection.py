@@ -177,7 +177,8 @@ def _fold_errors(
             Z_fit = np.hstack([Z_fit, clusters.features(points_fit)])
             Z_held = np.hstack([Z_held, clusters.features(points_held)])
         added: tuple[Kind, ...] = ("cluster",) * (Z_fit.shape[1] - len(fold.kinds))
-        model = fit_model(chosen, _MODEL, Z_fit, (*fold.kinds, *added), target, seed, 1)
+        kinds = (*fold.kinds, *added)
+        model = fit_model(chosen, _MODEL, Z_fit, kinds, target, seed, 1, fold.weight)
         return score(part.y[fold.held_rows], transform.inverse(chosen.predict(model, Z_held)))
 
     return {numbers[place]: found for place, found in in_parallel(error, numbers, cost=float)}

@@ -91,7 +91,14 @@ def diagnose(
             target = transform.forward(part.y[rows])
             features, Z = pipeline.fit_transform(part.X[rows], target)
             model = fit_model(
-                chosen, params, Z, features.kinds, target, seeds.derive_seed(seed, name), 1
+                chosen,
+                params,
+                Z,
+                features.kinds,
+                target,
+                seeds.derive_seed(seed, name),
+                1,
+                part.fit_weight(rows),
             )
             own = transform.inverse(chosen.predict(model, Z))
             other = transform.inverse(chosen.predict(model, features.transform(X)))

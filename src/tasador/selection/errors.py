@@ -127,6 +127,15 @@ class NoCandidateError(TrainingError):
         )
 
     @classmethod
+    def none_weighted(cls, families: Iterable[str]) -> NoCandidateError:
+        """Return the error of a search in which no family takes weights."""
+        return cls(
+            f"{', '.join(families)}: no family to compare takes weights of rows",
+            remedy="compare another, such as lightgbm, or leave the role weight and "
+            "model.half_life out",
+        )
+
+    @classmethod
     def of_family(cls, family: str | None, known: Collection[str]) -> NoCandidateError:
         """Return the error of a family to tune that was not compared, or failed."""
         return cls(

@@ -113,7 +113,7 @@ def _held_out(
         fold, params, hidden = task
         target = transform.forward(part.y[fold.fit_rows])
         Z = hide(fold.Z_fit, fold.kinds, hidden)
-        model = fit_model(chosen, params, Z, fold.kinds, target, seed, 1)
+        model = fit_model(chosen, params, Z, fold.kinds, target, seed, 1, fold.weight)
         return transform.inverse(chosen.predict(model, fold.Z_held))
 
     found = dict(in_parallel(estimate, tasks))

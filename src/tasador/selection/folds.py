@@ -31,6 +31,7 @@ class FoldRows:
         Z_fit: Cross-fitted features of the fitting rows.
         Z_held: Features of the held-out rows.
         kinds: What each feature is made of; empty where models see all of them as they are.
+        weight: Weights of the fitting rows; None where all count alike.
     """
 
     fit_rows: NDArray[np.intp]
@@ -38,11 +39,15 @@ class FoldRows:
     Z_fit: Floats
     Z_held: Floats
     kinds: tuple[Kind, ...] = field(default=(), kw_only=True)
+    weight: Floats | None = field(default=None, kw_only=True)
 
     @property
     def rows(self) -> FoldRows:
         """These alone, without what a `Fold` has beside them."""
-        return FoldRows(self.fit_rows, self.held_rows, self.Z_fit, self.Z_held, kinds=self.kinds)
+        return FoldRows(
+            self.fit_rows, self.held_rows, self.Z_fit, self.Z_held, kinds=self.kinds,
+            weight=self.weight,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -262,7 +267,8 @@ def make_folds(
         fit_rows, held_rows = assignment.rows(number)
         fitted, Z_fit = pipeline.fit_transform(part.X[fit_rows], target[fit_rows])
         Z_held = fitted.transform(part.X[held_rows])
-        return Fold(fit_rows, held_rows, Z_fit, Z_held, fitted, kinds=fitted.kinds)
+        weight = part.fit_weight(fit_rows)
+        return Fold(fit_rows, held_rows, Z_fit, Z_held, fitted, kinds=fitted.kinds, weight=weight)
 
     numbers = assignment.numbers if numbers is None else list(numbers)
     # in order, whichever is ready first: what is summed over them keeps its bits

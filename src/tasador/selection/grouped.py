@@ -102,6 +102,7 @@ def fit_member(
     target: Floats,
     group: Column | None,
     threads: int = 0,
+    weight: Floats | None = None,
 ) -> FittedMember:
     """Fit a model of the final average.
 
@@ -113,21 +114,22 @@ def fit_member(
         target: Shape (n,), on the transformed scale.
         group: The category by whose levels a grouped member is fitted.
         threads: 0 for all cores.
+        weight: Shape (n,): how much each row counts; None where all count alike.
     """
     chosen = family(member.family)
 
-    def fit(Z: Floats, target: Floats) -> Any:
-        return fit_model(chosen, member.params, Z, kinds, target, member.seed, threads)
+    def fit(rows: NDArray[np.bool_] | slice) -> Any:
+        some = None if weight is None else weight[rows]
+        return fit_model(
+            chosen, member.params, Z[rows], kinds, target[rows], member.seed, threads, some
+        )
 
-    pooled = fit(Z, target)
+    pooled = fit(slice(None))
     if not member.grouped or group is None:
         return FittedMember(chosen, pooled)
     levels = own_levels(group, names, kinds, Z)
     place = places_of(Z, levels)
-    own = tuple(
-        (level, fit(Z[place == number], target[place == number]))
-        for number, level in enumerate(levels)
-    )
+    own = tuple((level, fit(place == number)) for number, level in enumerate(levels))
     counts = np.bincount(place, minlength=len(levels) + 1)
     return FittedMember(chosen, pooled, own, tuple(counts.tolist()))
 

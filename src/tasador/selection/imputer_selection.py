@@ -288,7 +288,14 @@ def _downstream(
             seen = _strongest(inputs, target[fit], (column, inputs.shape[1] - 1))
             kinds: list[Kind] = ["code" if i in codes else "number" for i in seen]
             small = fit_model(
-                model, _DOWNSTREAM_MODEL, inputs[:, seen], kinds, target[fit], model_seed, 1
+                model,
+                _DOWNSTREAM_MODEL,
+                inputs[:, seen],
+                kinds,
+                target[fit],
+                model_seed,
+                1,
+                part.fit_weight(np.flatnonzero(fit)),
             )
             others = _filled(X[held], imputer, column, codes)[:, seen]
             errors.append(mae(part.y[held], transform.inverse(model.predict(small, others))))

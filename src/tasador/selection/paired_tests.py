@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.core import seeds
+from tasador.metrics.regression import Estimate
+
 Floats = NDArray[np.float64]
 
 
@@ -74,3 +77,37 @@ def row_test_limit(
     """
     spread = float(np.std(losses - leader, ddof=1)) if len(losses) > 1 else float("inf")
     return quantile * spread * float(np.sqrt((1.0 + folds_seen / (folds - 1)) / len(losses)))
+
+
+def median_differences(
+    pairs: Sequence[tuple[Floats, Floats]], *, draws: int = 1000, seed: int
+) -> tuple[list[Estimate], Estimate]:
+    """Return by how much the median of the first values exceeds that of the second.
+
+    The 95% intervals are those of a paired bootstrap (percentiles): rows are drawn with both of
+    their values, within each group. They do not depend on the order of the rows.
+
+    Args:
+        pairs: For each group of rows the values (n,) of both, without NaN.
+        draws: How often rows are drawn.
+        seed: Of the draws; those of a group do not depend on the other groups.
+
+    Returns:
+        The difference of each group, and the mean over the groups; NaN without groups.
+    """
+    values = np.full((len(pairs), 1 + draws), np.nan)
+    for place, (first, second) in enumerate(pairs):
+        order = np.lexsort((second, first))
+        both = np.stack([first[order], second[order]])
+        values[place, 0] = np.subtract(*np.median(both, axis=1))
+        # groups of one size get draws of their own too: equal ones would not average out
+        random = seeds.generator(seed, "paired", len(first), float(values[place, 0]))
+        for draw in range(draws):
+            rows = random.integers(0, len(first), len(first))
+            values[place, 1 + draw] = np.subtract(*np.median(both[:, rows], axis=1))
+    mean = values.mean(axis=0) if len(pairs) else np.full(1 + draws, np.nan)
+    *each, overall = (
+        Estimate(float(one[0]), *np.quantile(one[1:], [0.025, 0.975]).tolist())
+        for one in (*values, mean)
+    )
+    return each, overall

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,13 @@ from tasador.contract.model import Column, TableContract
 from tasador.core.parallel import in_parallel
 from tasador.core.progress import progress
 from tasador.data.table import Part, SealedPart
-from tasador.metrics.ratio_study import By, RatioGroup, ratio_groups
+from tasador.metrics.ratio_study import (
+    By,
+    RatioGroup,
+    RivalFigures,
+    ratio_groups,
+    rival_figures,
+)
 from tasador.metrics.regression import Estimate, all_metrics, bootstrap_metrics, mape, within_10
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.ensembling import Member
@@ -91,6 +97,7 @@ class EvaluationReport:
         upper: Upper ends.
         X: The test part's encoded rows.
         row_hash: Hashes of their content.
+        rivals: Other people's estimates of the same rows beside the model's.
         openings: Why the held-out test set was opened, once each.
         fsd: Forecast standard deviations of their relative errors; None where there are none.
     """
@@ -114,6 +121,7 @@ class EvaluationReport:
     row_hash: NDArray[np.uint64]
     openings: tuple[str, ...]
     fsd: Floats | None = None
+    rivals: tuple[RivalFigures, ...] = ()
 
     @property
     def relative_errors(self) -> Floats:
@@ -161,6 +169,7 @@ def out_of_fold(
             target[fold.fit_rows],
             group,
             1,  # the tasks fill the cores
+            fold.weight,
         )
         return model.predict(fold.Z_held)
 
@@ -223,12 +232,13 @@ def evaluate(
     reason: str,
     found_on: tuple[Floats, Floats],
     by: Callable[[Part], By],
+    rivals: Callable[[Part], Mapping[str, Floats]] = lambda _: {},
 ) -> EvaluationReport:
     """Open the held-out test set and measure the final model on it.
 
     This is the only place that opens it; `reason` is kept in the report. `found_on` are encoded
     training rows and their errors, as `weakest_segments` takes them; `by` returns the rows of the
-    groups to compare.
+    groups to compare, `rivals` other people's estimates (n,) of the rows, by name.
     """
     part = sealed.open(reason)
     predicted, lower, upper, fsd = value(part.X)
@@ -270,6 +280,7 @@ def evaluate(
         row_hash=part.row_hash,
         openings=tuple(sealed.openings),
         fsd=fsd,
+        rivals=rival_figures(part.y, predicted, rivals(part)),
     )
 
 

@@ -67,6 +67,9 @@ class ModelSettings:
             cannot keep to that are not compared, and nothing else is made from these columns.
         even_ratios: Whether estimates are stretched round their middle such that PRD and PRB come
             inside the range that the IAAO accepts, as far as 0.8% of the out-of-fold MAPE goes.
+        half_life: Days in which the weight of a training row halves, counted back from the newest
+            of the rows that a model is fitted on; null lets all ages count alike. It needs a
+            column with the role ``timestamp``, and multiplies the weights of the role ``weight``.
         group: Whether one model per level of the column with the role ``group`` is compared with
             one for all rows, and taken where cross-validation says that it pays: ``auto`` or
             ``never``. Without such a column nothing is compared.
@@ -74,6 +77,7 @@ class ModelSettings:
 
     monotone: dict[str, Direction] | None = None
     even_ratios: bool = False
+    half_life: Annotated[float, Interval(gt=0, le=1_000_000)] | None = None
     group: Literal["auto", "never"] = "auto"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasador.contract.formats import date_text
 from tasador.contract.model import SET_ASIDE, TableContract
@@ -48,6 +49,8 @@ from tasador.training.sales import (
     without_suspicious,
 )
 
+Floats = NDArray[np.float64]
+
 
 def download_inputs(run: RunContext) -> Any:
     """Return what decides which bytes are read: the source, and the local file's own hash."""
@@ -63,7 +66,8 @@ def segregate_inputs(run: RunContext) -> Any:
     """Return what decides which rows are trained on: the settings, and what a person decided."""
     review = run.settings.segregate.sales_review
     content = [] if review is None else [sha256_bytes(storage.read_bytes(review))]
-    return [run.settings.segregate, *content]
+    half_life = run.settings.model.half_life
+    return [run.settings.segregate, *content, *([] if half_life is None else [half_life])]
 
 
 def download(run: RunContext, out: StepOutput) -> None:
@@ -121,7 +125,7 @@ def segregate(run: RunContext, out: StepOutput, stored: StoredTable) -> None:
         min_rows=settings.min_rows,
     )
     teaching, kept, sales = decided_rows(validated, settings)
-    splits = split_table(teaching, settings)
+    splits = split_table(teaching.aged(run.settings.model.half_life), settings)
     splits, sales = without_suspicious(splits, teaching, settings, kept, sales)
     trend = _trend(run, splits.train, card)
     if trend is not None:
@@ -154,6 +158,9 @@ def segregate(run: RunContext, out: StepOutput, stored: StoredTable) -> None:
     describe_sales(card, sales, contract.target.name)
     card.fact("Split", splits.method, _boundary(contract, splits, settings.seed))
     card.fact("Training rows", len(splits.train))
+    weight = splits.train.fit_weight()
+    if weight is not None:
+        card.fact("Weights of training rows", _weighting(run), _spread(weight))
     card.fact("Held-out test rows", len(splits.sealed), "opened once, by the register step")
     if contract.set_aside:
         card.table(
@@ -184,6 +191,22 @@ def segregate(run: RunContext, out: StepOutput, stored: StoredTable) -> None:
         plots.target_histogram(splits.train.y, name=target.name, unit=target.unit, cap=target.cap),
         plots.column_histograms(contract, splits.train.X),
         plots.split_bars(len(splits.train), len(splits.sealed)),
+    )
+
+
+def _weighting(run: RunContext) -> str:
+    """Say what weights rows."""
+    column, half_life = run.settings.contract.with_role("weight"), run.settings.model.half_life
+    found = [] if column is None else [f"column {column.name!r}"]
+    return " and ".join(found + ([] if half_life is None else [f"half-life {half_life:g} days"]))
+
+
+def _spread(weight: Floats) -> str:
+    """Say how far weights (n,) of mean 1 are apart, and how many equal ones say as much (Kish)."""
+    worth = weight.sum() ** 2 / np.square(weight).sum()
+    return (
+        f"{weight.min():.3g} to {weight.max():.3g} times the mean; they say as much as "
+        f"{worth:,.0f} rows that count alike"
     )
 
 

@@ -346,10 +346,10 @@ def fit_final(run: RunContext, made: Evidence, choice: FinalChoice) -> FittedMod
     # on few rows threads wait for one another longer than they work, above all on a busy machine
     threads = 0 if len(members) == 1 and len(train) > _ROWS_FOR_THREADS else 1
     names, kinds = made.features.fitted.names, made.features.fitted.kinds
-    group = run.settings.contract.with_role("group")
+    group, weight = run.settings.contract.with_role("group"), train.fit_weight()
 
     def fit(member: Member) -> FittedMember:
-        return fit_member(member, Z, names, kinds, target, group, threads)
+        return fit_member(member, Z, names, kinds, target, group, threads, weight)
 
     fitted = dict(in_parallel(fit, members))
     models = [fitted[i].export() for i in range(len(members))]

@@ -83,13 +83,10 @@ def select(run: RunContext, out: StepOutput, rows: Rows, features: Features) -> 
     result = replace(result, baseline=baseline)
     save_json(out.folder / "search.json", result)
     show_search(out.card, result, settings.selection)
-    _, left_out = kept_candidates(settings.selection, folds[0].kinds)
-    if left_out:
-        names = dict.fromkeys(family(name).title for name, _ in left_out)
-        out.card.note(
-            "Left out, since they cannot keep estimates monotone as model.monotone asks: "
-            f"{', '.join(names)} (candidates: {len(left_out)})."
-        )
+    _, left_out = kept_candidates(settings.selection, folds)
+    for why, families in left_out.items():
+        names = ", ".join(dict.fromkeys(family(name).title for name in families))
+        out.card.note(f"Left out, since they {why}: {names} (candidates: {len(families)}).")
     note_sample(run, rows.train, out.card)
 
 

@@ -27,6 +27,7 @@ from tasador.core import clock
 from tasador.core.hashing import fingerprint
 from tasador.core.ray_engine import check_engine
 from tasador.data.derive_files import with_files_read
+from tasador.data.errors import HalfLifeError
 from tasador.registry.model_bundle import load_bundle
 from tasador.reporting.cards import (
     Card,
@@ -346,6 +347,8 @@ def train(
     wanted_candidates(settings.selection)
     _check_family(settings)
     _check_monotone(settings)
+    if settings.model.half_life is not None and settings.contract.timestamp_position is None:
+        raise HalfLifeError.no_dates()
     check_refit(settings)
     check_recording(settings.tracking)
     check_engine(settings.engine, settings.ray)

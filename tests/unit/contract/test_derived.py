@@ -83,10 +83,32 @@ def test_the_contract_is_read_back_from_what_it_is_written_as():
         ({"lookup": "zone"}, "needs `table`, or a `file`"),
         ({"distance_to": ["lon", "lat"], "points": [[0, 0]] * 10_001}, "at most 10000 points"),
         ({"cube": "area"}, "derive.x.cube: unknown key"),
+        ({"sum": ["area", "roll"]}, "made of 'roll', which has the role rival.*role: rival"),
+        ({"log": "area", "role": "segment"}, "derive.x.role: unknown value 'segment'"),
         ({"log": "area", "sum": ["area", "rooms"]}, "expected one operation"),
         ({"difference": ["sold", "built"], "in": "year"}, "did you mean 'years'"),
     ],
 )
 def test_what_cannot_be_derived_is_refused_with_a_hint(entry, words):
     with pytest.raises(ContractError, match=words):
-        from_dict({**PLAIN, "derive": {"x": entry}})
+        from_dict(
+            {
+                **PLAIN,
+                "columns": {**PLAIN["columns"], "roll": {"kind": "number", "role": "rival"}},
+                "derive": {"x": entry},
+            }
+        )
+
+
+def test_a_derived_rival_is_no_feature_and_stands_for_its_parts():
+    rival = {"kind": "number", "role": "rival"}
+    plain = {
+        **PLAIN,
+        "columns": {**PLAIN["columns"], "land": rival, "house": rival, "agent": rival},
+        "derive": {**PLAIN["derive"], "roll": {"sum": ["land", "house"], "role": "rival"}},
+    }
+    contract = from_dict(plain)
+    assert [column.name for column in contract.rivals] == ["agent", "roll"]
+    assert contract.features == from_dict(PLAIN).features
+    assert contract.schema_fingerprint == from_dict(PLAIN).schema_fingerprint
+    assert from_dict(contract.to_dict()) == contract

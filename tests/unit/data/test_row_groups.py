@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tasador.contract.model import TableContract
 from tasador.contract.reader import from_dict
 from tasador.core.errors import ContractError, ValidationError
-from tasador.data.row_groups import declared_groups
+from tasador.data.row_groups import declared_groups, rival_values
 from tasador.data.table import Table
 from tasador.data.validation import validate_table
 from tasador.metrics.ratio_study import MISSING, OTHERS, level_groups
@@ -66,6 +66,26 @@ def groups(*names: str) -> dict[str, dict[str, int]]:
     return {
         by: {name: int(rows.sum()) for name, rows in some.items()} for by, some in found.items()
     }
+
+
+def test_other_peoples_estimates_follow_their_rows() -> None:
+    rival = {"kind": "number", "role": "rival"}
+    table = frame().with_columns(land=pl.lit(50.0), agent=pl.Series([None, 7.0] * 200))
+    described = from_dict(
+        {
+            **PLAIN,
+            "columns": {**PLAIN["columns"], "land": rival, "agent": rival, "gone": rival},
+            "derive": {"total": {"sum": ["roll", "land"], "role": "rival"}},
+        }
+    )
+    valid = validate_table(Table(table, "", "real", ""), described)
+    part = valid.part.take(np.random.default_rng(1).permutation(len(valid.y)))
+    found = rival_values(described, part, table)
+    assert list(found) == ["agent", "total"]  # neither the parts nor what the table lacks
+    assert part.row is not None
+    roll = np.array([float(text.removeprefix("$")) for text in table["roll"]])
+    assert found["total"].tolist() == (roll + 50.0)[part.row].tolist()
+    assert np.isnan(found["agent"]).tolist() == (part.row % 2 == 0).tolist()
 
 
 def test_levels_parts_years_and_what_is_missing_are_groups() -> None:

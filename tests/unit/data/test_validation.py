@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import polars as pl
 import pytest
 
-from tasador.contract.model import Target
-from tasador.core.errors import ValidationError
+from tasador.contract.model import Column, Target
+from tasador.core.errors import ConfigError, ValidationError
 from tasador.data.readers import parse_table
 from tasador.data.validation import validate_table
 
@@ -200,3 +201,79 @@ def test_the_real_table_passes(real_data, shipped, as_table):
     assert (valid.X.shape, valid.refused) == ((20640, 9), ())
     assert np.isnan(valid.X).sum() == 207
     assert any("4.7%" in warning for warning in valid.warnings)
+
+
+def with_weights(flats, flats_frame, as_table, weights):
+    contract = dataclasses.replace(
+        flats, columns=(*flats.columns, Column("weight", "number", role="weight"))
+    )
+    frame = flats_frame.with_columns(weight=pl.Series(weights, dtype=pl.String))
+    return validate_table(as_table(frame), contract), contract
+
+
+def test_a_weight_is_no_feature_and_1_where_there_is_none(flats, flats_frame, as_table):
+    weights = ["2.5", None, *["0.5"] * 198]
+    valid, contract = with_weights(flats, flats_frame, as_table, weights)
+    plain = validate_table(as_table(flats_frame), flats)
+    assert valid.weight.tolist() == [2.5, 1.0, *[0.5] * 198]
+    assert contract.feature_names == flats.feature_names
+    assert np.array_equal(valid.X, plain.X, equal_nan=True)
+    assert np.array_equal(valid.row_hash, plain.row_hash)
+    assert plain.weight is None
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("-1", "expected a number.*0.*, got '-1'"),
+        ("heavy", "expected a number.*, got 'heavy'"),
+        ("inf", "expected a finite number, got 'inf'"),
+    ],
+)
+def test_a_row_whose_weight_is_no_positive_number_is_refused(
+    flats, flats_frame, as_table, cell, reason
+):
+    valid, _ = with_weights(flats, flats_frame, as_table, ["1", cell, *["2"] * 198])
+    ((refused),) = valid.refused
+    assert (refused.row, refused.column) == (1, "weight")
+    assert re.search(reason, refused.reason)
+    assert len(valid.weight) == 199
+
+
+def test_rows_of_weight_0_are_left_out_as_if_they_were_not_there(flats, flats_frame, as_table):
+    weights = ["0" if i % 4 == 1 else f"{1 + i % 3}" for i in range(200)]
+    valid, _ = with_weights(flats, flats_frame, as_table, weights)
+    there = np.flatnonzero([w != "0" for w in weights])
+    others, _ = with_weights(
+        flats, flats_frame[there.tolist()], as_table, [weights[i] for i in there]
+    )
+    ((reason, rows),) = valid.excluded.items()
+    assert reason == "the weight 'weight' is 0"
+    assert rows.tolist() == list(range(1, 200, 4))
+    assert not valid.refused
+    assert np.array_equal(valid.X, others.X, equal_nan=True)
+    assert np.array_equal(valid.row_hash, others.row_hash)
+    assert np.array_equal(valid.part.fit_weight(), others.part.fit_weight())
+
+
+def test_a_table_of_a_contract_with_weights_has_them(flats, flats_frame, as_table):
+    contract = dataclasses.replace(
+        flats, columns=(*flats.columns, Column("weight", "number", role="weight"))
+    )
+    with pytest.raises(ValidationError, match=r"lacks 1 column.*'weight'"):
+        validate_table(as_table(flats_frame), contract)
+
+
+def test_ages_are_days_before_the_newest_sale_and_unknown_ones_the_oldest(
+    flats, flats_frame, as_table
+):
+    days = [None if i == 3 else f"2020-{1 + i % 2:02d}-01" for i in range(200)]
+    frame = flats_frame.with_columns(sold=pl.Series(days, dtype=pl.String))
+    columns = [
+        dataclasses.replace(c, role="timestamp") if c.name == "sold" else c for c in flats.columns
+    ]
+    valid = validate_table(as_table(frame), dataclasses.replace(flats, columns=tuple(columns)))
+    assert valid.aged(None) is valid
+    assert valid.aged(15.5).age[:4].tolist() == [2.0, 0.0, 2.0, 2.0]
+    with pytest.raises(ConfigError, match=r"model\.half_life needs the dates.*role timestamp"):
+        validate_table(as_table(flats_frame), flats).aged(15.5)

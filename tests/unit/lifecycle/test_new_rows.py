@@ -47,11 +47,11 @@ def batch(frame: pl.DataFrame, clients=None, variant="champion", start=0) -> Rec
                 f"id-{start + i}", float(start + i), "v", variant, "local",
                 orjson.dumps({k: v for k, v in row.items() if k != "price"}),
                 100.0, 90.0, 110.0, 0.9, 1.0, "a" if clients is None else clients[i],
-                row["price"], float(start + i),
+                math.nan, None, row["price"], float(start + i),
             )
             for i, row in enumerate(rows)
         ]
-        or [("", 0.0, "", "", "", b"{}", *[math.nan] * 5, "", math.nan, math.nan)] * n
+        or [("", 0.0, "", "", "", b"{}", *[math.nan] * 5, "", math.nan, None, math.nan, math.nan)] * n
     )  # fmt: skip
 
 

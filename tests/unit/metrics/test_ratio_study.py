@@ -6,7 +6,7 @@ import re
 import assesspy
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -16,6 +16,7 @@ from tasador.metrics.ratio_study import (
     median_interval,
     ratio_groups,
     ratio_study,
+    rival_figures,
     sales_chasing,
     within_quartiles,
 )
@@ -25,6 +26,7 @@ from tasador.metrics.regression import (
     cod,
     fsd,
     ki,
+    mape,
     mki,
     prb,
     prd,
@@ -251,3 +253,31 @@ def test_the_accepted_ranges_are_the_iaaos() -> None:
     assert ACCEPTED["cod"] == (5, 15)
     assert ACCEPTED["median_ratio"] == (0.9, 1.1)
     assert set(ACCEPTED) < set(RATIO_STUDY)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 10.0))
+def test_levelled_rivals_do_not_depend_on_their_level(seed: int, factor: float) -> None:
+    random = np.random.default_rng(seed)
+    price, noise = random.lognormal(12, 0.5, (2, 40))
+    price[::13] = 0.0
+    estimate, roll = price * random.lognormal(0, 0.1, 40), noise.copy()
+    roll[5:9] = np.nan, np.inf, 0.0, -1.0
+    one, other, itself = rival_figures(
+        price, estimate, {"roll": roll, "moved": roll * factor, "itself": estimate}
+    )
+    paid = int((price > 0).sum())
+    assert one.rows + one.left_out == itself.rows == paid
+    assert one.levelled["median_ratio"] == pytest.approx(1.0)
+    assert one.levelled == pytest.approx(other.levelled, rel=1e-6, abs=1e-9)
+    assert other.figures["median_ratio"] == pytest.approx(factor * one.figures["median_ratio"])
+    assert itself.figures == itself.model
+    some = (price > 0) & np.isfinite(roll) & (roll > 0)
+    assert one.model["mape"] == pytest.approx(mape(price[some], estimate[some]))
+
+
+def test_a_rival_of_few_rows_is_counted_without_figures() -> None:
+    price = np.arange(1.0, 11.0)
+    roll = np.where(price > 4, np.nan, price)
+    (found,) = rival_figures(price, price, {"roll": roll})
+    assert (found.rows, found.left_out, found.figures, found.model) == (4, 6, {}, {})

@@ -264,6 +264,20 @@ def test_questions_have_defaults_and_obey_answers(tmp_path):
     assert other.contract.column("sold").format.dates == ("%m/%d/%Y",)
 
 
+def test_a_column_named_as_weights_are_is_asked_about(tmp_path):
+    values = {"area": np.arange(120) % 37, "y": np.arange(120) % 50}
+    heavy = written(tmp_path, weight=1.0 + np.arange(120) % 7 / 2, **values)
+    found = infer_contract(heavy, "y")
+    (question,) = found.questions
+    assert (question.key, question.default) == ("weight", "no")
+    assert found.contract.feature_names == ("weight", "area")
+    answered = infer_contract(heavy, "y", answers={"weight": "yes"}).contract
+    assert answered.column("weight").role == "weight"
+    assert answered.feature_names == ("area",)
+    named = written(tmp_path, sample_weight=1.0 + np.arange(120) % 7 / 2, **values)
+    assert infer_contract(named, "y").contract.column("sample_weight").role == "weight"
+
+
 def test_levels_in_two_forms_of_unicode_are_one(tmp_path):
     towns = ["Ávila", "A\N{COMBINING ACUTE ACCENT}vila", "Lugo"] * 40
     found = infer_contract(written(tmp_path, town=towns, y=np.arange(120) % 50), "y").contract

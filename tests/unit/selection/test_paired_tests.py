@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
 from tasador.selection.paired_tests import (
     corrected_paired_test,
     corrected_standard_error,
+    median_differences,
     row_test_limit,
 )
 
@@ -45,3 +48,30 @@ def test_a_race_seldom_drops_an_equal_and_always_a_much_worse_candidate() -> Non
         worse = leader * 1.5 + random.normal(0, 0.1, 300)
         assert worse.mean() - leader.mean() > row_test_limit(worse, leader, 1, 5, 2.326)
     assert dropped <= 4  # 1% by design, less by the correction
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.integers(0, 2**32 - 1))
+def test_differences_of_medians_do_not_depend_on_order_or_other_groups(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    first, second, other = random.exponential(1.0, (3, 60))
+    order = random.permutation(60)
+    pairs = [(first, second), (other, second + 1)]
+    each, mean = median_differences(pairs, draws=30, seed=1)
+    assert each[0].value == np.median(first) - np.median(second)
+    assert mean.value == pytest.approx((each[0].value + each[1].value) / 2)
+    shuffled, _ = median_differences([(first[order], second[order])], draws=30, seed=1)
+    assert shuffled == each[:1]
+
+
+def test_the_interval_of_a_difference_is_that_of_pairs() -> None:
+    random = np.random.default_rng(0)
+    hard = random.exponential(10.0, 400)
+    easy = hard + 0.5 + random.normal(0, 0.1, 400)
+    (gap,), mean = median_differences([(hard, easy)], seed=0)
+    assert gap == mean
+    # rows are drawn together: what makes both large says nothing of the difference
+    assert gap.high < 0
+    (alike,), _ = median_differences([(hard, hard[random.permutation(400)])], seed=0)
+    assert alike.low < 0 < alike.high
+    assert gap.high - gap.low < 0.2 * (alike.high - alike.low)

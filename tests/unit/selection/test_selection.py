@@ -292,7 +292,7 @@ def test_without_trials_the_winner_stays(part: Part, folds: list[Fold]) -> None:
 def test_the_held_out_test_set_counts_its_openings_and_segments_are_reported(part: Part) -> None:
     sealed = SealedPart(part)
     report = evaluate(
-        lambda X: (part.y, part.y - 1, part.y + 1),
+        lambda X: (part.y, part.y - 1, part.y + 1, None),
         sealed,
         CONTRACT,
         random_cv={},
@@ -302,6 +302,8 @@ def test_the_held_out_test_set_counts_its_openings_and_segments_are_reported(par
         draws=10,
         seed=1,
         reason="test",
+        found_on=(part.X, np.zeros(len(part))),
+        by=lambda _: {},
     )
     assert report.openings == ("test",)
     assert report.coverage == 1.0
@@ -319,9 +321,9 @@ def test_coverage_counts_truths_below_the_interval_and_above_it(part: Part) -> N
     low[: n // 10], high[: n // 10] = part.y[: n // 10] + 1, part.y[: n // 10] + 2  # truth below
     low[-n // 5 :], high[-n // 5 :] = part.y[-n // 5 :] - 2, part.y[-n // 5 :] - 1  # truth above
     report = evaluate(
-        lambda X: (part.y, low, high), SealedPart(part), CONTRACT,
+        lambda X: (part.y, low, high, None), SealedPart(part), CONTRACT,
         random_cv={}, time_cv=None, spatial_cv=None, promised=0.9, draws=5,
-        seed=1, reason="test",
+        seed=1, reason="test", found_on=(part.X, np.zeros(len(part))), by=lambda _: {},
     )  # fmt: skip
     assert report.coverage == pytest.approx(1 - (n // 10 + len(part.y[-n // 5 :])) / n)
     assert min(segment.coverage for segment in report.segments) < 1.0

@@ -49,6 +49,7 @@ class Family(ABC):
         averages: Whether a model is the mean of its steps (a forest), not their sum.
         linear: Whether its models are linear, which cannot be averaged with trees.
         takes_missing: Whether features may be NaN.
+        takes_weights: Whether rows may have weights; `fit` and `grow` are given none else.
         takes_codes: Whether it splits on sets of category codes.
         seconds_a_step: Seconds that a step takes on a middling table, roughly: they only decide
             what is begun first and how the progress bar counts.
@@ -65,14 +66,24 @@ class Family(ABC):
     averages: ClassVar[bool] = False
     linear: ClassVar[bool] = False
     takes_missing: ClassVar[bool] = False
+    takes_weights: ClassVar[bool] = False
     takes_codes: ClassVar[bool] = False
     seconds_a_step: ClassVar[float] = 0.05
 
     @abstractmethod
-    def fit(self, params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
+    def fit(
+        self,
+        params: Params,
+        Z: Floats,
+        target: Floats,
+        seed: int,
+        threads: int = 0,
+        weight: Floats | None = None,
+    ) -> Any:
         """Return the library's model, fitted on features (n, q) and the target (n,).
 
-        It is the same whatever the number of threads, 0 for all cores.
+        It is the same whatever the number of threads, 0 for all cores. The weights (n,) of the
+        rows are positive; without them all count alike.
         """
 
     @abstractmethod
@@ -107,7 +118,13 @@ class Family(ABC):
         raise NotImplementedError
 
     def grow(
-        self, params: Params, Z: Floats, target: Floats, seed: int, steps: Sequence[int]
+        self,
+        params: Params,
+        Z: Floats,
+        target: Floats,
+        seed: int,
+        steps: Sequence[int],
+        weight: Floats | None = None,
     ) -> Iterator[Any]:
         """Yield the model at each of these ascending numbers of steps, the last being the whole.
 
@@ -205,6 +222,7 @@ class Booster(Family):
 
     grows = True
     takes_missing = True
+    takes_weights = True
 
     @abstractmethod
     def _grow(
@@ -215,18 +233,33 @@ class Booster(Family):
         seed: int,
         steps: Sequence[int],
         threads: int,
+        weight: Floats | None = None,
     ) -> Iterator[Any]:
         """Yield the model at each of these steps; threads as for `fit`."""
 
-    def fit(self, params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
+    def fit(
+        self,
+        params: Params,
+        Z: Floats,
+        target: Floats,
+        seed: int,
+        threads: int = 0,
+        weight: Floats | None = None,
+    ) -> Any:
         steps = int({**self.defaults, **params}[str(self.prefix)])
-        (model,) = self._grow(params, Z, target, seed, [steps], threads)
+        (model,) = self._grow(params, Z, target, seed, [steps], threads, weight)
         return model
 
     def grow(
-        self, params: Params, Z: Floats, target: Floats, seed: int, steps: Sequence[int]
+        self,
+        params: Params,
+        Z: Floats,
+        target: Floats,
+        seed: int,
+        steps: Sequence[int],
+        weight: Floats | None = None,
     ) -> Iterator[Any]:
-        return self._grow(params, Z, target, seed, steps, 1)
+        return self._grow(params, Z, target, seed, steps, 1, weight)
 
 
 def smooth_from(target: Floats) -> float:

@@ -74,6 +74,7 @@ class LightGBM(Booster):
         seed: int,
         steps: Sequence[int],
         threads: int,
+        weight: Floats | None = None,
     ) -> Iterator[Any]:
         import lightgbm
 
@@ -94,9 +95,13 @@ class LightGBM(Booster):
         if "monotone_constraints" in settings and settings["objective"] == "l1":
             # LightGBM takes no constraint with absolute loss; its own fair loss is unsteady where
             # it is near that one
-            settings["objective"], absolute = "l2", _near_absolute_loss(target)
+            settings["objective"], absolute = "l2", _near_absolute_loss(target, weight)
         data = lightgbm.Dataset(
-            Z, target, categorical_feature=codes, params={"verbosity": -1, "num_threads": threads}
+            Z,
+            target,
+            weight=weight,
+            categorical_feature=codes,
+            params={"verbosity": -1, "num_threads": threads},
         )
         model = lightgbm.Booster(settings, data)
         for step in range(1, steps[-1] + 1):
@@ -180,7 +185,9 @@ class LightGBM(Booster):
         return filled
 
 
-def _near_absolute_loss(target: Floats) -> Callable[[Floats, Any], tuple[Floats, Floats]]:
+def _near_absolute_loss(
+    target: Floats, row_weight: Floats | None
+) -> Callable[[Floats, Any], tuple[Floats, Floats]]:
     """Return the gradient and the weight of errors with Fair's loss, which nears the absolute one.
 
     The weight is that of iteratively reweighted least squares (Holland and Welsch, 1977) and not
@@ -191,6 +198,8 @@ def _near_absolute_loss(target: Floats) -> Callable[[Floats, Any], tuple[Floats,
     def loss(score: Floats, _: Any) -> tuple[Floats, Floats]:
         error = score - target
         weight = scale / (np.abs(error) + scale)
+        if row_weight is not None:  # LightGBM weights its own losses only
+            weight = weight * row_weight
         return error * weight, weight
 
     return loss
@@ -226,6 +235,7 @@ class HistGradientBoosting(Family):
     prefix = "max_iter"
     grows = True
     takes_missing = True
+    takes_weights = True
     seconds_a_step = 0.02
 
     def _estimator(self, params: Params, seed: int) -> Any:
@@ -234,21 +244,35 @@ class HistGradientBoosting(Family):
         # stopping early would set rows aside by chance and make the number of steps a guess
         return HistGradientBoostingRegressor(random_state=seed, early_stopping=False, **params)
 
-    def fit(self, params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
+    def fit(
+        self,
+        params: Params,
+        Z: Floats,
+        target: Floats,
+        seed: int,
+        threads: int = 0,
+        weight: Floats | None = None,
+    ) -> Any:
         from threadpoolctl import threadpool_limits
 
         with threadpool_limits(limits=threads or None, user_api="openmp"):
-            return self._estimator(params, seed).fit(Z, target)
+            return self._estimator(params, seed).fit(Z, target, sample_weight=weight)
 
     def grow(
-        self, params: Params, Z: Floats, target: Floats, seed: int, steps: Sequence[int]
+        self,
+        params: Params,
+        Z: Floats,
+        target: Floats,
+        seed: int,
+        steps: Sequence[int],
+        weight: Floats | None = None,
     ) -> Iterator[Any]:
         from threadpoolctl import threadpool_limits
 
         model = self._estimator(params, seed).set_params(warm_start=True)
         for step in steps:
             with threadpool_limits(limits=1, user_api="openmp"):
-                model.set_params(max_iter=step).fit(Z, target)
+                model.set_params(max_iter=step).fit(Z, target, sample_weight=weight)
             yield model
 
     def staged(self, model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:

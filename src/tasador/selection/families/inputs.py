@@ -41,6 +41,7 @@ def fit_model(
     target: Floats,
     seed: int,
     threads: int = 0,
+    weight: Floats | None = None,
 ) -> Any:
     """Fit a model of a family on those features that its parameters let it see.
 
@@ -52,9 +53,11 @@ def fit_model(
         target: Shape (n,), on the transformed scale.
         seed: Seed of the model.
         threads: 0 for all cores.
+        weight: Shape (n,): the rows' weights, for a family that takes them; None where all count
+            alike.
     """
     params, Z = visible(chosen, params, Z, kinds)
-    return chosen.fit(params, Z, target, seed, threads)
+    return chosen.fit(params, Z, target, seed, threads, **_weighted(weight))
 
 
 def grow_model(
@@ -65,10 +68,16 @@ def grow_model(
     target: Floats,
     seed: int,
     steps: Sequence[int],
+    weight: Floats | None = None,
 ) -> Iterator[Any]:
     """Yield the model at each of the ascending `steps`, as `fit_model` fits it."""
     params, Z = visible(chosen, params, Z, kinds)
-    return chosen.grow(params, Z, target, seed, steps)
+    return chosen.grow(params, Z, target, seed, steps, **_weighted(weight))
+
+
+def _weighted(weight: Floats | None) -> dict[str, Floats]:
+    # a family that takes no weights need not know of them
+    return {} if weight is None else {"weight": weight}
 
 
 def visible(

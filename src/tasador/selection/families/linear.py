@@ -55,6 +55,7 @@ class Linear(Family):
 
     defaults: ClassVar[Params] = {"alpha": 1.0}
     linear = True
+    takes_weights = True
     estimator: ClassVar[str]
     largest: ClassVar[float]
 
@@ -63,14 +64,23 @@ class Linear(Family):
 
         return getattr(linear_model, self.estimator)(**params)
 
-    def fit(self, params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:  # noqa: ARG002
+    def fit(
+        self,
+        params: Params,
+        Z: Floats,
+        target: Floats,
+        seed: int,  # noqa: ARG002
+        threads: int = 0,  # noqa: ARG002
+        weight: Floats | None = None,
+    ) -> Any:
         """Keep the range, standardise, then fit; nothing is drawn, and one thread does it."""
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        return make_pipeline(TrainingRange(), StandardScaler(), self._estimator(params)).fit(
-            Z, target
-        )
+        made = make_pipeline(TrainingRange(), StandardScaler(), self._estimator(params))
+        last = made.steps[-1][0]
+        weights = {f"{step}__sample_weight": weight for step in ("standardscaler", last)}
+        return made.fit(Z, target, **({} if weight is None else weights))
 
     def export(self, model: Any) -> LinearModel:
         return from_linear(model)

@@ -42,20 +42,36 @@ def _use_joblib_directly() -> None:
 class SklearnTrees(Family):
     """Trees of scikit-learn that are split on exact values."""
 
+    takes_weights = True
+
     def _estimator(self, params: Params, seed: int, threads: int = 1) -> Any:
         raise NotImplementedError
 
-    def fit(self, params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
-        model = self._estimator(params, seed, threads).fit(Z, target)
+    def fit(
+        self,
+        params: Params,
+        Z: Floats,
+        target: Floats,
+        seed: int,
+        threads: int = 0,
+        weight: Floats | None = None,
+    ) -> Any:
+        model = self._estimator(params, seed, threads).fit(Z, target, sample_weight=weight)
         # Threads add up the trees in the order in which they end, which changes the last bits.
         return model.set_params(n_jobs=1) if hasattr(model, "n_jobs") else model
 
     def grow(
-        self, params: Params, Z: Floats, target: Floats, seed: int, steps: Sequence[int]
+        self,
+        params: Params,
+        Z: Floats,
+        target: Floats,
+        seed: int,
+        steps: Sequence[int],
+        weight: Floats | None = None,
     ) -> Iterator[Any]:
         model = self._estimator(params, seed).set_params(warm_start=True)
         for step in steps:
-            yield model.set_params(n_estimators=step).fit(Z, target)
+            yield model.set_params(n_estimators=step).fit(Z, target, sample_weight=weight)
 
     def export(self, model: Any) -> TreeEnsemble:
         return from_sklearn(model)

@@ -111,6 +111,7 @@ class XGBoost(Booster):
         seed: int,
         steps: Sequence[int],
         threads: int,
+        weight: Floats | None = None,
     ) -> Iterator[Any]:
         import xgboost
 
@@ -127,7 +128,7 @@ class XGBoost(Booster):
         if "monotone_constraints" in settings and settings["objective"] == "reg:absoluteerror":
             # after an absolute loss leaves are set again, whatever the constraint
             settings |= {"objective": "reg:pseudohubererror", "huber_slope": smooth_from(target)}
-        data = xgboost.DMatrix(Z, target, nthread=threads)
+        data = xgboost.DMatrix(Z, target, weight=weight, nthread=threads)
         booster = xgboost.Booster(settings, [data])
         for step in range(steps[-1]):
             booster.update(data, step)
@@ -185,6 +186,7 @@ class CatBoost(Family):
     choices: ClassVar = {"loss_function": ("RMSE", "MAE", "Huber:delta=1.0")}
     prefix = "iterations"
     takes_missing = True
+    takes_weights = True
     seconds_a_step = 0.01
 
     @property
@@ -192,7 +194,15 @@ class CatBoost(Family):
         # how it is sampled, and with that this one's default, depends on the other parameters
         return super().parameters | {"bagging_temperature"}
 
-    def fit(self, params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
+    def fit(
+        self,
+        params: Params,
+        Z: Floats,
+        target: Floats,
+        seed: int,
+        threads: int = 0,
+        weight: Floats | None = None,
+    ) -> Any:
         import catboost
 
         settings = {
@@ -205,7 +215,7 @@ class CatBoost(Family):
             "verbose": False,
             **params,
         }
-        return catboost.CatBoostRegressor(**settings).fit(Z, target)
+        return catboost.CatBoostRegressor(**settings).fit(Z, target, sample_weight=weight)
 
     def constrained(self, params: Params, signs: Sequence[int]) -> dict[str, Any] | None:
         return {**params, "monotone_constraints": list(signs)}

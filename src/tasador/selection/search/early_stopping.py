@@ -72,6 +72,7 @@ def grow_group(
     seed: int,
     watch: Watch,
     kinds: Sequence[Kind] = (),
+    weight: Floats | None = None,
 ) -> Iterator[Estimates]:
     """Yield what `estimate_group` does; candidates that `watch` gives up have no values.
 
@@ -83,16 +84,18 @@ def grow_group(
         seed: Seed of the models.
         watch: Asked at each stop but the last.
         kinds: What each feature is made of; empty where models see all of them.
+        weight: Shape (n,): the rows' weights; None where all count alike.
     """
     chosen = family(group.family)
     stages = sorted({steps_of(chosen, c.params) for c in group.members})
     if not chosen.grows or len(stages) < 2:
-        yield from estimate_group(group, Z, target, matrices, seed, kinds)
+        yield from estimate_group(group, Z, target, matrices, seed, kinds, weight)
         return
+    common = (Z, target, matrices, seed)
     try:
-        found = list(_grown(chosen, group.members, stages, Z, target, matrices, seed, watch, kinds))
+        found = list(_grown(chosen, group.members, stages, *common, watch, kinds, weight))
     except Exception:
-        found = [estimate_alone(chosen, c, Z, target, matrices, seed, kinds) for c in group.members]
+        found = [estimate_alone(chosen, c, *common, kinds, weight) for c in group.members]
     yield from found
 
 
@@ -106,6 +109,7 @@ def _grown(
     seed: int,
     watch: Watch,
     kinds: Sequence[Kind],
+    weight: Floats | None,
 ) -> Iterator[Estimates]:
     values: dict[int, tuple[Floats, ...]] = {}
     why: Drop | None = None
@@ -114,7 +118,7 @@ def _grown(
         started = time.thread_time()
         if not grown or depth is None or reached >= depth:
             values, why, grown, model = _grow(
-                chosen, some[0].params, stages, Z, target, matrices, seed, watch, kinds
+                chosen, some[0].params, stages, Z, target, matrices, seed, watch, kinds, weight
             )
             if chosen.depth is not None:
                 reached = chosen.reached_depth(model)
@@ -138,12 +142,13 @@ def _grow(
     seed: int,
     watch: Watch,
     kinds: Sequence[Kind],
+    weight: Floats | None,
 ) -> tuple[dict[int, tuple[Floats, ...]], Drop | None, int, Any]:
     """Return the estimates by steps, why it was left, the steps it has come to, and the model."""
     whole = {**params, str(chosen.prefix): stages[-1]}
     values: dict[int, tuple[Floats, ...]] = {}
     stops = _stops(stages, averages=chosen.averages)
-    growing = grow_model(chosen, whole, Z, kinds, target, seed, stops)
+    growing = grow_model(chosen, whole, Z, kinds, target, seed, stops, weight)
     for steps, model in zip(stops, growing, strict=True):
         now = chosen.predict(model, matrices[0])
         if steps in stages:

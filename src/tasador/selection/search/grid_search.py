@@ -18,7 +18,6 @@ from tasador.core.errors import TrainingError
 from tasador.core.parallel import Engine, LocalEngine
 from tasador.core.progress import Advance, progress
 from tasador.data.table import Part
-from tasador.features.fitted import Kind
 from tasador.metrics.regression import all_metrics
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.errors import NoCandidateError
@@ -86,10 +85,11 @@ def measure_task(data: SearchData, task: FoldTask) -> list[FoldScore]:
     seed = seeds.derive_seed(data.seed, task.group.family)
     matrices = (fold.Z_held, fold.Z_fit)
     common = (task.group, fold.Z_fit, data.target[fold.fit_rows], matrices, seed)
+    seen = (fold.kinds, fold.weight)
     if task.leader is None:
-        estimates = estimate_group(*common, fold.kinds)
+        estimates = estimate_group(*common, *seen)
     else:
-        estimates = grow_group(*common, _watch(data, fold, task.leader), fold.kinds)
+        estimates = grow_group(*common, _watch(data, fold, task.leader), *seen)
     return [_score(data, found, task.fold) for found in estimates]
 
 
@@ -270,17 +270,32 @@ def wanted_candidates(settings: SelectionSettings) -> list[tuple[str, dict[str, 
     return wanted
 
 
+#: Why candidates are left out: what is asked of them, and they cannot do.
+NOT_MONOTONE = "cannot keep estimates monotone as model.monotone asks"
+NOT_WEIGHTED = "take no weights of rows, which the contract or model.half_life gives them"
+
+
 def kept_candidates(
-    settings: SelectionSettings, kinds: Sequence[Kind]
-) -> tuple[list[tuple[str, dict[str, Any]]], list[tuple[str, dict[str, Any]]]]:
-    """Return the candidates that can keep estimates monotone where features ask for it; the others.
+    settings: SelectionSettings, folds: Sequence[FoldRows]
+) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, list[str]]]:
+    """Return the candidates that can do what the folds' features and weights ask for.
+
+    And the families of the others, one for each candidate, by why they are left out.
 
     Raises:
         ConfigError, MissingExtraError, TrainingError: As `wanted_candidates`.
     """
-    wanted = wanted_candidates(settings)
-    kept = [one for one in wanted if keeps_monotone(family(one[0]), one[1], kinds)]
-    return kept, [one for one in wanted if one not in kept]
+    kinds = folds[0].kinds if folds else ()
+    weighted = any(fold.weight is not None for fold in folds)
+    kept, left_out = [], dict[str, list[str]]()
+    for name, params in wanted_candidates(settings):
+        if not keeps_monotone(family(name), params, kinds):
+            left_out.setdefault(NOT_MONOTONE, []).append(name)
+        elif weighted and not family(name).takes_weights:
+            left_out.setdefault(NOT_WEIGHTED, []).append(name)
+        else:
+            kept.append((name, params))
+    return kept, left_out
 
 
 def grid_search(
@@ -317,9 +332,12 @@ def grid_search(
         TrainingError: No candidate could be fitted.
         EngineError: The cluster was lost.
     """
-    wanted, left_out = kept_candidates(settings, folds[0].kinds if folds else ())
+    wanted, left_out = kept_candidates(settings, folds)
     if not wanted:
-        raise NoCandidateError.none_monotone(sorted({name for name, _ in left_out}))
+        unweighted = left_out.get(NOT_WEIGHTED)
+        if unweighted:
+            raise NoCandidateError.none_weighted(sorted(set(unweighted)))
+        raise NoCandidateError.none_monotone(sorted(set(left_out[NOT_MONOTONE])))
     candidates = [Candidate(i, name, params) for i, (name, params) in enumerate(wanted)]
     search = _Search(
         settings,

@@ -135,7 +135,9 @@ def _key(
     """Return what tells this very sweep from others, wherever its models are fitted."""
     rows = [sha256_bytes(part.row_hash[fold.held_rows].tobytes()) for fold in folds]
     columns = [fold.names for fold in folds]
+    weights = [sha256_bytes(fold.weight.tobytes()) for fold in folds if fold.weight is not None]
     what = [task.family, start, settings.wide, task.metric, task.seed, columns, rows]
+    what += [weights] if weights else []
     return fingerprint(what)[:16]
 
 

@@ -129,6 +129,7 @@ def estimate_group(
     matrices: Sequence[Floats],
     seed: int,
     kinds: Sequence[Kind] = (),
+    weight: Floats | None = None,
 ) -> Iterator[Estimates]:
     """Fit a group's candidates on one thread and yield each one's estimates.
 
@@ -142,12 +143,14 @@ def estimate_group(
         matrices: Rows to estimate, (m, q) each.
         seed: Seed of the models.
         kinds: What each feature is made of; empty where models see all of them.
+        weight: Shape (n,): the rows' weights; None where all count alike.
     """
     chosen = family(group.family)
+    common = (Z, target, matrices, seed, kinds, weight)
     try:
-        found = list(_by_depth(chosen, group.members, Z, target, matrices, seed, kinds))
+        found = list(_by_depth(chosen, group.members, *common))
     except Exception:
-        found = [estimate_alone(chosen, c, Z, target, matrices, seed, kinds) for c in group.members]
+        found = [estimate_alone(chosen, c, *common) for c in group.members]
     yield from found
 
 
@@ -177,6 +180,7 @@ def _by_depth(
     matrices: Sequence[Floats],
     seed: int,
     kinds: Sequence[Kind],
+    weight: Floats | None,
 ) -> Iterator[Estimates]:
     """Fit the deepest first: what it never reaches needs no fit of its own."""
     stages = sorted({steps_of(chosen, c.params) for c in members})
@@ -185,7 +189,7 @@ def _by_depth(
     for depth, some in by_depth(chosen, members):
         started = time.thread_time()
         if not values or depth is None or reached >= depth:
-            model = _fit(chosen, some[0].params, max(stages), Z, target, seed, kinds)
+            model = _fit(chosen, some[0].params, max(stages), Z, target, seed, kinds, weight)
             values = _staged(chosen, model, stages, matrices)
             if chosen.depth is not None:
                 reached = chosen.reached_depth(model)
@@ -203,9 +207,10 @@ def _fit(
     target: Floats,
     seed: int,
     kinds: Sequence[Kind],
+    weight: Floats | None,
 ) -> Any:
     with_steps = {**params, chosen.prefix: steps} if chosen.prefix else params
-    return fit_model(chosen, with_steps, Z, kinds, target, seed, 1)
+    return fit_model(chosen, with_steps, Z, kinds, target, seed, 1, weight)
 
 
 def _staged(
@@ -225,11 +230,12 @@ def estimate_alone(
     matrices: Sequence[Floats],
     seed: int,
     kinds: Sequence[Kind] = (),
+    weight: Floats | None = None,
 ) -> Estimates:
     """Fit one candidate by itself; a failure is returned, not raised."""
     started = time.thread_time()
     try:
-        model = fit_model(chosen, candidate.params, Z, kinds, target, seed, 1)
+        model = fit_model(chosen, candidate.params, Z, kinds, target, seed, 1, weight)
         values = tuple(chosen.predict(model, Z) for Z in matrices)
     except Exception as error:  # one candidate's failure must not lose the others
         return Estimates(candidate, (), time.thread_time() - started, f"{error}")

@@ -166,12 +166,13 @@ class Task:
         target = self.transform.forward(self.y[fold.fit_rows])
         seed = seeds.derive_seed(self.seed, self.family)
         model, left = None, len(RUNGS)
+        common = (fold.Z_fit, fold.kinds, target, seed)
         if not chosen.grows or chosen.prefix is None:
-            model = fit_model(chosen, params, fold.Z_fit, fold.kinds, target, seed, 1)
+            model = fit_model(chosen, params, *common, 1, fold.weight)
         else:
             whole = int(chosen.canonical(params)[chosen.prefix])
             steps = sorted({max(1, whole * rung // RUNGS[-1]) for rung in RUNGS})
-            for model in grow_model(chosen, params, fold.Z_fit, fold.kinds, target, seed, steps):
+            for model in grow_model(chosen, params, *common, steps, fold.weight):
                 left -= 1
                 yield model
         yield from left * [model]

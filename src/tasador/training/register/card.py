@@ -436,6 +436,14 @@ def _decisions(
             "out, and nothing else is made from it",
             "none",
         )
+    if settings.model.half_life is not None:
+        yield Decision(
+            "half-life of training rows",
+            f"{settings.model.half_life:g} days",
+            "configured: a row counts half as much for each half-life that it is older than the "
+            "newest one",
+            "none",
+        )
     if choice.stretch is not None:
         was, now = choice.stretch.before, choice.stretch.after
         yield Decision(
@@ -484,6 +492,7 @@ def document_of(
         ratio_study=ratio_figures(report.actual, report.predicted, report.test),
         fairness=report.fairness,
         weakest=report.weakest,
+        rivals=report.rivals,
         decisions=made,
         tables=() if report.fsd is None else tuple(_confidence_tables(report, cuts)),
     )

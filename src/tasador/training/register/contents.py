@@ -132,6 +132,7 @@ def metrics_of(
         "capped": to_plain(report.capped),
         "weakest_segments": without_nan(to_plain(report.weakest)),
         **({"fairness": without_nan(to_plain(report.fairness))} if report.fairness else {}),
+        **({"rivals": without_nan(to_plain(report.rivals))} if report.rivals else {}),
     } | ({} if report.fsd is None else {"confidence": confidence_figures(report, cuts)})
 
 

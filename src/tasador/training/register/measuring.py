@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.errors import TrainingError
 from tasador.data import sources
-from tasador.data.row_groups import declared_groups
+from tasador.data.row_groups import declared_groups, rival_values
 from tasador.data.table import Part
 from tasador.metrics.ratio_study import By
 from tasador.modeling.confidence import LEAST_COVERAGE, MOST_COVERAGE, ConfidenceModel
@@ -29,6 +32,9 @@ from tasador.training.final_model import (
 )
 from tasador.training.model_steps import pipeline_of
 from tasador.trees.onnx_model import OnnxRegressor
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Floats = NDArray[np.float64]
 
@@ -163,8 +169,15 @@ def evaluate_model(
         contract = run.settings.contract
         if not contract.fairness:
             return {}
-        frame = sources.read_stored(run.workspace / "data", made.table.content_hash)
-        return declared_groups(contract, part, frame)
+        return declared_groups(contract, part, table())
+
+    def rivals(part: Part) -> Mapping[str, Floats]:
+        contract = run.settings.contract
+        return rival_values(contract, part, table()) if contract.rivals else {}
+
+    @cache
+    def table() -> pl.DataFrame:
+        return sources.read_stored(run.workspace / "data", made.table.content_hash)
 
     actual = made.train.y[cv.rows]
     errors = np.full(len(actual), np.nan)
@@ -183,6 +196,7 @@ def evaluate_model(
         reason="final figures of the registered model",
         found_on=(made.train.X[cv.rows], errors),
         by=groups,
+        rivals=rivals,
     )
 
 
