@@ -51,7 +51,7 @@ def batch(frame: pl.DataFrame, clients=None, variant="champion", start=0) -> Rec
             )
             for i, row in enumerate(rows)
         ]
-        or [("", 0.0, "", "", "", b"{}", *[math.nan] * 5, "", math.nan, None, math.nan, math.nan)] * n
+        or [("", 0.0, "", "", "", b"{}", *[math.nan] * 5, "", math.nan, None, *[math.nan] * 2)] * n
     )  # fmt: skip
 
 
