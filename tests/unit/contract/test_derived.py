@@ -100,7 +100,7 @@ def test_what_cannot_be_derived_is_refused_with_a_hint(entry, words):
         )
 
 
-def test_a_derived_rival_is_no_feature_and_stands_for_its_parts():
+def test_a_derived_rival_is_no_feature_and_replaces_its_parts():
     rival = {"kind": "number", "role": "rival"}
     plain = {
         **PLAIN,
