@@ -25,7 +25,9 @@ from tasador.cli.app import main
 from tasador.registry.model_bundle import ModelBundle
 
 Run = Callable[..., tuple[int, str, str]]
-MADE = ["prediction", "lower", "upper", "warnings", "error"]
+MADE = [
+    "prediction", "lower", "upper", "warnings", "error", "fsd", "confidence_class", "no_value"
+]  # fmt: skip
 
 
 @pytest.fixture

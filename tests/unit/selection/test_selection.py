@@ -335,7 +335,7 @@ def test_rows_at_the_cap_are_reported_apart(part: Part) -> None:
     y = np.minimum(part.y, cap)
     sealed = SealedPart(dataclasses.replace(part, y=y))
     report = evaluate(
-        lambda X: (y * 1.2, y, y * 2),
+        lambda X: (y * 1.2, y, y * 2, None),
         sealed,
         contract,
         random_cv={},
@@ -345,6 +345,8 @@ def test_rows_at_the_cap_are_reported_apart(part: Part) -> None:
         draws=5,
         seed=1,
         reason="test",
+        found_on=(part.X, np.zeros(len(part))),
+        by=lambda _: {},
     )
     below, at = report.capped
     assert (below.rows + at.rows, at.rows) == (len(y), int((y >= cap).sum()))
