@@ -149,6 +149,7 @@ def pick_members(
     metric: str,
     most: int,
     least_gain: float,
+    levels: int = 0,
 ) -> list[Pick]:
     """Add models to the average as long as each makes its out-of-fold error smaller by enough.
 
@@ -163,6 +164,7 @@ def pick_members(
         metric: Name of the error, less is better.
         most: Most models.
         least_gain: Share of the error that a model must save to be taken.
+        levels: How many levels of a grouped one have a model of their own, each to be paid for.
 
     Returns:
         The steps; the last one is not taken when it was not enough.
@@ -177,10 +179,13 @@ def pick_members(
     while left and len(picks) < most:
         count = len(picks) + 1
         errors = {i: error(total + scores[i], count) for i in left}
+        before = picks[-1].error
+        gains = {i: 1.0 - errors[i] / before if before > 0 else 0.0 for i in left}
+        work = {i: 1 + levels if pool[i].grouped else 1 for i in left}
+        enough = [i for i in left if gains[i] >= least_gain * work[i]]
         # of equal errors the earlier model: the sweep's own comes before others
-        best = min(left, key=lambda i: (errors[i], i))
-        gain = 1.0 - errors[best] / picks[-1].error if picks[-1].error > 0 else 0.0
-        picks.append(Pick(pool[best], errors[best], gain, gain >= least_gain))
+        best = min(enough or left, key=lambda i: (errors[i], i))
+        picks.append(Pick(pool[best], errors[best], gains[best], bool(enough)))
         if not picks[-1].taken:
             break
         total = total + scores[best]

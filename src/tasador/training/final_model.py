@@ -185,8 +185,9 @@ def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
         return METRICS[metric](paid, run.transform.inverse(score))
 
     errors = [error(score) for score in joint]
-    order = list(range(len(pool)))
-    if pool[-1].grouped and errors[len(pool) - 1] <= (1 - settings.register.least_gain) * errors[0]:
+    order, levels = list(range(len(pool))), 0 if groups is None else len(groups.levels)
+    least = settings.register.least_gain * levels
+    if pool[-1].grouped and errors[len(pool) - 1] <= (1 - least) * errors[0]:
         order = [order[-1], *order[:-1]]
     pool, joint_of_pool = _with_baseline(
         run.settings,
@@ -203,6 +204,7 @@ def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
         metric=metric,
         most=most,
         least_gain=settings.register.least_gain,
+        levels=levels,
     )
     members = tuple(pick.member for pick in picks if pick.taken)
     taken = [models.index(member) for member in members]

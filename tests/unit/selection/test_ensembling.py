@@ -41,6 +41,19 @@ def test_models_enter_the_average_while_they_pay() -> None:
     assert [pick.member for pick in alone] == [pool[0]]
 
 
+def test_models_per_level_must_pay_for_each_of_them() -> None:
+    noise = RANDOM.normal(0, 1, (3, len(TRUTH)))
+    scores = [TRUTH + noise[0], TRUTH + 1.6 * noise[1], TRUTH + 0.9 * noise[2]]
+    pool = pool_of("lightgbm", {}, [], 2, 1, grouped=True)
+    pool = [pool[0], pool[1], pool[-1]]
+    assert pool[-1].grouped
+    for levels, taken in ((2, pool[2]), (9, pool[1])):  # it saves 33%, the other one 7%
+        picks = pick_members(
+            pool, scores, TRUTH, NONE, metric="rmse", most=2, least_gain=0.04, levels=levels
+        )
+        assert [pick.member for pick in picks if pick.taken] == [pool[0], taken]
+
+
 def test_duans_factor_makes_the_sum_right_and_is_taken_where_it_helps() -> None:
     residual = RANDOM.normal(0, 0.5, len(TRUTH))
     actual = np.exp(TRUTH + residual)
