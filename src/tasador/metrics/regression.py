@@ -32,6 +32,15 @@ def _absolute_percentage_errors(actual: Floats, predicted: Floats) -> Floats:
     return errors
 
 
+def relative_errors(actual: Floats, predicted: Floats, at_zero: float = np.nan) -> Floats:
+    """Return absolute errors (n,) over the absolute actual values; `at_zero` where those are 0."""
+    errors = np.abs(predicted - actual)
+    relative: Floats = np.divide(
+        errors, np.abs(actual), out=np.full(len(errors), at_zero), where=actual != 0
+    )
+    return relative
+
+
 def _mean(values: Floats) -> float:
     return float(np.mean(values)) if len(values) else float("nan")
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.input_checks import FLAG, Expected
+from tasador.metrics.regression import relative_errors
 from tasador.modeling.expected_errors import grow_sizes
 from tasador.trees.onnx_model import OnnxRegressor
 
@@ -121,7 +122,7 @@ def error_terms(actual: Floats, predicted: Floats, *, log: bool) -> Floats:
     """Return the terms (n, len(TERMS)) of rows whose value is known."""
     size = np.abs(residuals(actual, predicted, log=log))
     error = np.abs(actual - predicted)
-    ape = np.divide(error, np.abs(actual), out=np.full(len(error), np.nan), where=actual != 0)
+    ape = relative_errors(actual, predicted)
     absolute = error / np.abs(predicted) if log else error
     columns = [size, size**2, ape, ape**2, absolute, absolute**2]
     return np.column_stack([*columns, *(ape <= k / 100 for k in WITHIN)])

@@ -203,10 +203,8 @@ def blocked_assignment(points: Floats, folds: int, seed: int) -> FoldAssignment:
     return FoldAssignment(fold_of[labels])
 
 
-def comparing_folds(
-    part: Part, folds: int, seed: int, pipeline: FeaturePipeline, transform: TargetTransform
-) -> list[Fold]:
-    """Return the folds on which features, families and parameters are compared.
+def comparing_folds(part: Part, folds: int, seed: int) -> list[tuple[FoldAssignment, int]]:
+    """Return the folds on which features, families and parameters are compared, by their numbers.
 
     Where rows were split by time they are held out by chance and forward in time, in turns. What
     is best for a half of the history that is valued from the other half need not be best for a row
@@ -217,17 +215,14 @@ def comparing_folds(
         part: The rows.
         folds: How many.
         seed: Seed of those by chance.
-        pipeline: The unfitted features.
-        transform: The target's transform.
     """
     by_chance = random_assignment(len(part), folds, seed, part.property_hash)
     if part.time is None:
-        return list(make_folds(part, by_chance, pipeline, transform))
+        return [(by_chance, number) for number in by_chance.numbers]
     forward = forward_assignment(part.time, folds, part.property_hash)
-    later = forward.numbers[: folds // 2]
-    kinds = (by_chance, by_chance.numbers[: folds - len(later)]), (forward, later)
-    made = [list(make_folds(part, one, pipeline, transform, numbers)) for one, numbers in kinds]
-    return [fold for turn in zip_longest(*made) for fold in turn if fold is not None]
+    later = [(forward, number) for number in forward.numbers[: folds // 2]]
+    now = [(by_chance, number) for number in by_chance.numbers[: folds - len(later)]]
+    return [one for turn in zip_longest(now, later) for one in turn if one is not None]
 
 
 def sample_rows(part: Part, most: int | None, seed: int) -> Part:

@@ -19,7 +19,14 @@ from tasador.metrics.ratio_study import (
     ratio_groups,
     rival_figures,
 )
-from tasador.metrics.regression import Estimate, all_metrics, bootstrap_metrics, mape, within_10
+from tasador.metrics.regression import (
+    Estimate,
+    all_metrics,
+    bootstrap_metrics,
+    mape,
+    relative_errors,
+    within_10,
+)
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.ensembling import Member
 from tasador.selection.folds import Fold, held_out
@@ -126,11 +133,7 @@ class EvaluationReport:
     @property
     def relative_errors(self) -> Floats:
         """Absolute errors (n,) over the actual values; infinite where that is zero."""
-        errors = np.abs(self.predicted - self.actual)
-        relative: Floats = np.divide(
-            errors, np.abs(self.actual), out=np.full(len(errors), np.inf), where=self.actual != 0
-        )
-        return relative
+        return relative_errors(self.actual, self.predicted, np.inf)
 
 
 def out_of_fold(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tasador.contract.model import Column, TableContract
 from tasador.metrics.ratio_study import FEWEST_OF_GROUP
-from tasador.metrics.regression import mape, median_ratio
+from tasador.metrics.regression import mape, median_ratio, relative_errors
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -136,8 +136,7 @@ def weakest_segments(
             about them.
     """
     Z, actual, predicted = held
-    own = np.full(len(actual), np.nan)
-    np.divide(np.abs(predicted - actual), np.abs(actual), out=own, where=actual != 0)
+    own = relative_errors(actual, predicted)
     every = WeakestSegments(
         (), len(actual), mape(actual, predicted), median_ratio(actual, predicted)
     )

@@ -7,7 +7,7 @@ import io
 import json
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,7 +27,7 @@ from tasador.features.pipeline import FittedFeatures
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.trend import Trend
 from tasador.reporting.cards import CardBuilder
-from tasador.selection.folds import Fold
+from tasador.selection.folds import Fold, FoldAssignment
 from tasador.selection.search.grid_search import SearchResult
 from tasador.selection.search.optuna_sweep import SweepResult
 from tasador.settings.run import RunSettings, SplitMethod
@@ -146,25 +146,33 @@ class TrainedModel:
 
 
 class LastFolds:
-    """The folds of the compared rows as they were made last.
+    """The folds as they were made last, by chance and forward in time.
 
-    They are large, so that one set is kept: where the features change, the older one goes first.
+    They are large: where the features or the rows are others, the older ones go first.
     """
 
     def __init__(self) -> None:
-        self._choice: FeatureChoice | None = None
-        self._folds: list[Fold] = []
+        self._of: tuple[FeatureChoice, int] | None = None
+        self._folds: dict[tuple[bool, int], Fold] = {}
 
-    def get(self, choice: FeatureChoice, make: Callable[[], list[Fold]]) -> list[Fold]:
-        """Return the folds with these features, made now unless they are the last ones."""
-        if choice != self._choice:
-            self.clear()
-            self._folds, self._choice = make(), choice
-        return self._folds
-
-    def clear(self) -> None:
-        """Let go of them."""
-        self._choice, self._folds = None, []
+    def get(
+        self,
+        choice: FeatureChoice,
+        rows: int,
+        wanted: Sequence[tuple[FoldAssignment, int]],
+        make: Callable[[FoldAssignment, list[int]], Iterable[Fold]],
+    ) -> list[Fold]:
+        """Return folds of so many rows with these features; those that are not there are made."""
+        if self._of != (choice, rows):
+            self._folds, self._of = {}, (choice, rows)
+        missing: dict[bool, tuple[FoldAssignment, list[int]]] = {}
+        for assignment, number in wanted:
+            if (assignment.forward, number) not in self._folds:
+                missing.setdefault(assignment.forward, (assignment, []))[1].append(number)
+        for forward, (assignment, numbers) in missing.items():
+            for number, fold in zip(numbers, make(assignment, numbers), strict=True):
+                self._folds[forward, number] = fold
+        return [self._folds[assignment.forward, number] for assignment, number in wanted]
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ from tasador.selection.test_metrics import CrossValidation, cross_validation, ou
 from tasador.settings.run import RunSettings
 from tasador.training.context import Evidence, Rows, RunContext
 from tasador.training.errors import RunSettingsError
-from tasador.training.model_steps import compared_folds, compared_part, pipeline_of
+from tasador.training.model_steps import folds_of, pipeline_of
 from tasador.training.sales import not_dropped
 from tasador.trees.ensemble import LinearModel, TreeEnsemble, average, stretched
 from tasador.trees.onnx_export import to_onnx
@@ -173,7 +173,12 @@ def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
     plain = Member(
         BASELINE_FAMILY, BASELINE_PARAMS, seeds.derive_seed(settings.seed, BASELINE_FAMILY)
     )
-    models, folds, by_chance = [*pool, plain], _folds_of_all(run, made), _random_folds(run, made)
+    models, number, seed = [*pool, plain], settings.selection.folds, settings.seed
+    folds = _folds_of_all(run, made, assign_folds(train, number, seed))
+    by_chance = []
+    if train.time is not None:  # their own folds go forward
+        dealt = random_assignment(len(train), number, seed, train.property_hash)
+        by_chance = _folds_of_all(run, made, dealt)
     rows, known = held_out(folds), held_out(by_chance)
     scores = out_of_fold(models, folds, train, run.transform, "cross-validation", group)
     random = out_of_fold(models, by_chance, train, run.transform, "random cross-validation", group)
@@ -290,55 +295,29 @@ def _with_baseline(
     return [*pool, plain], scores
 
 
-def _folds_of_all(run: RunContext, made: Evidence) -> list[Fold]:
+def _folds_of_all(run: RunContext, made: Evidence, assignment: FoldAssignment) -> list[Fold]:
     """Return the folds of all training rows, as many as it takes for `register.fold_rows`."""
-    settings, train = run.settings, made.train
-    assignment = assign_folds(train, settings.selection.folds, settings.seed)
-    if train.time is None and compared_part(run, train) is train:
-        numbers = assignment.enough(settings.register.fold_rows)
-        return compared_folds(run, train, made.features.choice)[: len(numbers)]
-    run.folds.clear()  # those of the compared rows; nothing asks for them after this
-    return _make_folds(run, made, assignment)
-
-
-def _make_folds(run: RunContext, made: Evidence, assignment: FoldAssignment) -> list[Fold]:
-    pipeline = pipeline_of(run, made.features.choice)
     numbers = assignment.enough(run.settings.register.fold_rows)
-    return list(make_folds(made.train, assignment, pipeline, run.transform, numbers))
-
-
-def _random_folds(run: RunContext, made: Evidence) -> list[Fold]:
-    """Return folds by chance of rows that were split by time, whose own go forward; else none."""
-    settings, train = run.settings, made.train
-    if train.time is None:
-        return []
-    return _make_folds(
-        run,
-        made,
-        random_assignment(len(train), settings.selection.folds, settings.seed, train.property_hash),
-    )
-
-
-def _cross_validated(
-    run: RunContext, made: Evidence, choice: FinalChoice, assignment: FoldAssignment, what: str
-) -> CrossValidation:
-    folds, train = _make_folds(run, made, assignment), made.train
-    group = run.settings.contract.with_role("group")
-    scores = out_of_fold(choice.members, folds, train, run.transform, what, group)
-    score = choice.corrected(np.mean(scores, axis=0))
-    return cross_validation(score, folds, train, run.transform, made.features.fitted.names)
+    wanted = [(assignment, number) for number in numbers]
+    return folds_of(run, made.train, made.features.choice, wanted)
 
 
 def spatial_cross_validation(
     run: RunContext, made: Evidence, choice: FinalChoice
 ) -> CrossValidation | None:
     """Return the model's answers with whole areas held out; None without coordinates."""
-    settings, train = run.settings, made.train
-    points = made.features.fitted.points(train.X)
+    settings, train, fitted = run.settings, made.train, made.features.fitted
+    points = fitted.points(train.X)
     if settings.contract.coordinates is None or points is None:
         return None
     assignment = blocked_assignment(points, settings.register.spatial_folds, settings.seed)
-    return _cross_validated(run, made, choice, assignment, "spatial cross-validation")
+    numbers = assignment.enough(settings.register.fold_rows)
+    pipeline = pipeline_of(run, made.features.choice)
+    folds = list(make_folds(train, assignment, pipeline, run.transform, numbers))
+    group, what = settings.contract.with_role("group"), "spatial cross-validation"
+    scores = out_of_fold(choice.members, folds, train, run.transform, what, group)
+    score = choice.corrected(np.mean(scores, axis=0))
+    return cross_validation(score, folds, train, run.transform, fitted.names)
 
 
 def fit_final(run: RunContext, made: Evidence, choice: FinalChoice) -> FittedModel:
@@ -428,6 +407,27 @@ def segments_of(contract: TableContract, X: Floats) -> Floats | None:
     return None if column is None else X[:, contract.position(column.name)]
 
 
+def interval_ends(
+    contract: TableContract,
+    interval: ConformalInterval,
+    confidence: ConfidenceModel | None,
+    X: Floats,
+    Z: Floats,
+    score: Floats,
+    far: NDArray[np.bool_] | None = None,
+    level_error: Floats | None = None,
+    *,
+    coverage: float | None = None,
+) -> tuple[Floats, Floats, Floats | None]:
+    """Return the ends of intervals and the forecast standard deviation, as the bundle has them.
+
+    Without a model of the errors' size the ends are those of `interval`, and the deviation is None.
+    """
+    if confidence is None:
+        return *interval.bounds(score, Z, far, level_error), None
+    return confidence.bounds(Z, score, segments_of(contract, X), far, level_error, coverage)
+
+
 def expected_errors(
     run: RunContext, made: Evidence, cv: CrossValidation, spatial: CrossValidation | None
 ) -> tuple[ConfidenceModel, bytes] | None:
@@ -512,11 +512,9 @@ def all_rows(
     Z_held = known.transform(held.X)
     score = onnx.predict(Z_held)
     far, level_error = known.far(Z_held), level.level_error(held.time)
-    if confidence is None:
-        low, high = interval.bounds(score, Z_held, far, level_error)
-    else:
-        segments = segments_of(settings.contract, held.X)
-        low, high, _ = confidence.bounds(Z_held, score, segments, far, level_error)
+    low, high, _ = interval_ends(
+        settings.contract, interval, confidence, held.X, Z_held, score, far, level_error
+    )
     found = Estimates(np.arange(n, len(train)), score, (high - low) / 2.0).moved(gain)
     every = replace(
         made,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,13 @@ from tasador.reporting.cards import CardBuilder
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import INPUTS
 from tasador.selection.feature_worth import WAYS, measure_baseline
-from tasador.selection.folds import Fold, comparing_folds, sample_rows
+from tasador.selection.folds import (
+    Fold,
+    FoldAssignment,
+    comparing_folds,
+    make_folds,
+    sample_rows,
+)
 from tasador.selection.search.grid_search import (
     SearchResult,
     grid_search,
@@ -54,13 +61,20 @@ def compared_part(run: RunContext, train: Part) -> Part:
 
 def compared_folds(run: RunContext, train: Part, choice: FeatureChoice) -> list[Fold]:
     """Return the folds of the compared rows, features fitted inside."""
+    part, settings = compared_part(run, train), run.settings
+    wanted = comparing_folds(part, settings.selection.folds, settings.seed)
+    return folds_of(run, part, choice, wanted)
 
-    def make() -> list[Fold]:
-        part, n_folds = compared_part(run, train), run.settings.selection.folds
-        pipeline = pipeline_of(run, choice)
-        return comparing_folds(part, n_folds, run.settings.seed, pipeline, run.transform)
 
-    return run.folds.get(choice, make)
+def folds_of(
+    run: RunContext, part: Part, choice: FeatureChoice, wanted: Sequence[tuple[FoldAssignment, int]]
+) -> list[Fold]:
+    """Return folds by chance or forward in time by their numbers, features fitted inside."""
+
+    def make(assignment: FoldAssignment, numbers: list[int]) -> Iterator[Fold]:
+        return make_folds(part, assignment, pipeline_of(run, choice), run.transform, numbers)
+
+    return run.folds.get(choice, len(part), wanted, make)
 
 
 def select(run: RunContext, out: StepOutput, rows: Rows, features: Features) -> None:

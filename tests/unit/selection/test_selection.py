@@ -143,13 +143,11 @@ def test_dated_rows_are_compared_by_chance_and_forward_in_time_in_turns(folds, s
         time=random.integers(0, 60, 150) * 86_400.0,
         property_hash=random.integers(0, 75, 150).astype(np.uint64),
     )
-    pipeline = FeaturePipeline(CONTRACT, FeatureSettings(comparables=False))
-    found = comparing_folds(part, folds, seed, pipeline, TRANSFORM)
+    found = [assignment.rows(number) for assignment, number in comparing_folds(part, folds, seed)]
     assert len(found) == folds
-    for fold in found:
-        fit, held = fold.fit_rows, fold.held_rows
+    for fit, held in found:
         assert not np.isin(part.property_hash[fit], part.property_hash[held]).any()
-    forward = [part.time[f.fit_rows].max() < part.time[f.held_rows].min() for f in found]
+    forward = [part.time[fit].max() < part.time[held].min() for fit, held in found]
     assert forward == [place % 2 == 1 for place in range(folds)]
 
 

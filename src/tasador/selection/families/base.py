@@ -262,11 +262,6 @@ class Booster(Family):
         return self._grow(params, Z, target, seed, steps, 1, weight)
 
 
-def smooth_from(target: Floats) -> float:
-    """Return the error from which a smooth loss is about absolute: two standard deviations."""
-    return 2.0 * float(np.std(target)) or 1.0
-
-
 def staged_by_sklearn(model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:
     """Return the estimates of a boosted model of scikit-learn cut to each number of steps."""
     wanted, found = set(steps), dict[int, Floats]()

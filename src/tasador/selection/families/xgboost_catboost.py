@@ -19,7 +19,6 @@ from tasador.selection.families.base import (
     Params,
     Ranges,
     Trial,
-    smooth_from,
 )
 from tasador.trees.ensemble import TreeEnsemble
 from tasador.trees.importers import from_catboost, from_xgboost
@@ -126,8 +125,12 @@ class XGBoost(Booster):
             **{key: value for key, value in params.items() if key != "n_estimators"},
         }
         if "monotone_constraints" in settings and settings["objective"] == "reg:absoluteerror":
-            # after an absolute loss leaves are set again, whatever the constraint
-            settings |= {"objective": "reg:pseudohubererror", "huber_slope": smooth_from(target)}
+            # after an absolute loss leaves are set again, whatever the constraint; this
+            # loss is about absolute from two standard deviations on
+            settings |= {
+                "objective": "reg:pseudohubererror",
+                "huber_slope": 2.0 * float(np.std(target)) or 1.0,
+            }
         data = xgboost.DMatrix(Z, target, weight=weight, nthread=threads)
         booster = xgboost.Booster(settings, [data])
         for step in range(steps[-1]):

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.hashing import fingerprint
+from tasador.metrics.regression import relative_errors
 from tasador.selection.errors import GridError
 from tasador.selection.paired_tests import row_test_limit
 from tasador.selection.search.early_stopping import Growth
@@ -36,9 +37,7 @@ ROW_LOSSES: Mapping[str, Callable[[Floats, Floats], Floats]] = {
     "mae": lambda actual, predicted: np.abs(predicted - actual),
     "wmape": lambda actual, predicted: np.abs(predicted - actual),
     "rmse": lambda actual, predicted: np.square(predicted - actual),
-    "mape": lambda actual, predicted: np.divide(
-        np.abs(predicted - actual), np.abs(actual), out=np.zeros(len(actual)), where=actual != 0
-    ),
+    "mape": lambda actual, predicted: relative_errors(actual, predicted, 0.0),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -271,30 +271,33 @@ def show_choice(card: CardBuilder, choice: FinalChoice, microseconds: float, met
     )
 
 
-def evenness(choice: FinalChoice, report: EvaluationReport, unstretched: Floats) -> Iterator[str]:
-    """Say what the stretch of estimates changed on the test part, where there is one."""
-    if choice.stretch is None:
-        return
+#: MAPE, PRD and PRB of the test part without the stretch of estimates, and with it.
+Evenness = tuple[Mapping[str, float], Mapping[str, float]]
+
+
+def evenness_of(report: EvaluationReport, unstretched: Floats) -> Evenness:
+    """Measure the test part, with estimates (n,) without the stretch beside the report's own."""
     some = report.actual > 0
-    before = evenness_figures(report.actual[some], unstretched[some])
-    after = evenness_figures(report.actual[some], report.predicted[some])
-    yield (
-        f"Estimates are stretched by {choice.stretch.factor:.4g} round their middle: on the test "
+    before, after = (
+        evenness_figures(report.actual[some], estimate[some])
+        for estimate in (unstretched, report.predicted)
+    )
+    return before, after
+
+
+def say_stretch(stretch: Stretch, found: Evenness) -> str:
+    """Say what the stretch of estimates changed on the test part."""
+    before, after = found
+    return (
+        f"Estimates are stretched by {stretch.factor:.4g} round their middle: on the test "
         f"part PRD is {after['prd']:.3f} with it and {before['prd']:.3f} without, PRB "
         f"{after['prb']:.3f} and {before['prb']:.3f}, MAPE {after['mape']:.2f}% and "
         f"{before['mape']:.2f}%."
     )
 
 
-def show_stretch(
-    card: CardBuilder, stretch: Stretch, report: EvaluationReport, unstretched: Floats
-) -> None:
+def show_stretch(card: CardBuilder, stretch: Stretch, found: Evenness) -> None:
     """Show MAPE, PRD and PRB without the stretch of estimates and with it."""
-    some = report.actual > 0
-    without, stretched = (
-        evenness_figures(report.actual[some], estimate[some])
-        for estimate in (unstretched, report.predicted)
-    )
     card.fact(
         "Estimates stretched by",
         stretch.factor,
@@ -302,12 +305,12 @@ def show_stretch(
         if stretch.reached
         else "not enough for what the IAAO accepts: more would cost too much of the MAPE",
     )
-    columns = (stretch.before, stretch.after, without, stretched)
+    columns = (stretch.before, stretch.after, *found)
     card.table(
         "Even ratios: estimates stretched round their middle",
         ("figure", "out of fold without", "with", "test part without", "with", "accepted"),
         [
-            (label(name), *(found[name] for found in columns), _accepted(name))
+            (label(name), *(one[name] for one in columns), _accepted(name))
             for name in ("mape", "prd", "prb")
         ],
         note="Chosen out of fold on train; the test part only shows the result.",

@@ -15,6 +15,7 @@ from tasador.data import sources
 from tasador.data.row_groups import declared_groups, rival_values
 from tasador.data.table import Part
 from tasador.metrics.ratio_study import By
+from tasador.metrics.regression import relative_errors
 from tasador.modeling.confidence import LEAST_COVERAGE, MOST_COVERAGE, ConfidenceModel
 from tasador.modeling.conformal import ConformalInterval, calibrate
 from tasador.modeling.monotone import MonotoneCheck, check_monotone
@@ -28,6 +29,7 @@ from tasador.training.context import (
 )
 from tasador.training.final_model import (
     FinalChoice,
+    interval_ends,
     segments_of,
 )
 from tasador.training.model_steps import pipeline_of
@@ -73,10 +75,9 @@ def bounds_of(
     coverage: float | None = None,
 ) -> tuple[Floats, Floats]:
     """Return the ends of the out-of-fold rows' intervals, on the model's scale."""
-    if confidence is None:
-        return interval.bounds(cv.score, cv.Z)
-    segments = segments_of(run.settings.contract, made.train.X[cv.rows])
-    return confidence.bounds(cv.Z, cv.score, segments, coverage=coverage)[:2]
+    X, contract = made.train.X[cv.rows], run.settings.contract
+    ends = interval_ends(contract, interval, confidence, X, cv.Z, cv.score, coverage=coverage)
+    return ends[:2]
 
 
 def calibration(
@@ -97,6 +98,7 @@ def calibration(
     score = transform.forward(report.predicted)
     off = np.abs(transform.forward(report.actual) - score)
     half = transform.forward(report.upper) - score
+    Z, segments = fitted.transform(report.X), segments_of(run.settings.contract, report.X)
     rows = []
     for promised in sorted({*_PROMISES, interval.coverage}):
         try:
@@ -109,7 +111,6 @@ def calibration(
         if confidence is not None:
             asked = min(max(promised, LEAST_COVERAGE), MOST_COVERAGE)
             ends = bounds_of(run, made, cv, interval, confidence, asked)
-            Z, segments = fitted.transform(report.X), segments_of(run.settings.contract, report.X)
             factor = confidence.times_usual(Z, score, segments, asked)
         held = float(np.mean(off <= half * factor))
         widths = (_mean_width(run, found) for found in (ends, constant.bounds(cv.score, cv.Z)))
@@ -156,12 +157,10 @@ def evaluate_model(
     def value(X: Floats) -> tuple[Floats, Floats, Floats, Floats | None]:
         Z, dates = fitted.transform(X), None if at is None else X[:, at]
         score = onnx.predict(Z)
-        far, level_error, fsd = fitted.far(Z), transform.level_error(dates), None
-        if confidence is None:
-            lower, upper = interval.bounds(score, Z, far, level_error)
-        else:
-            segments = segments_of(run.settings.contract, X)
-            lower, upper, fsd = confidence.bounds(Z, score, segments, far, level_error)
+        beside = fitted.far(Z), transform.level_error(dates)
+        lower, upper, fsd = interval_ends(
+            run.settings.contract, interval, confidence, X, Z, score, *beside
+        )
         estimate, low, high = (transform.inverse(s, dates) for s in (score, lower, upper))
         return estimate, low, high, fsd
 
@@ -179,10 +178,7 @@ def evaluate_model(
     def table() -> pl.DataFrame:
         return sources.read_stored(run.workspace / "data", made.table.content_hash)
 
-    actual = made.train.y[cv.rows]
-    errors = np.full(len(actual), np.nan)
-    off = 100.0 * np.abs(run.transform.inverse(cv.score) - actual)
-    np.divide(off, np.abs(actual), out=errors, where=actual != 0)
+    errors = 100.0 * relative_errors(made.train.y[cv.rows], run.transform.inverse(cv.score))
     return evaluate(
         value,
         made.rows.test,
@@ -226,8 +222,6 @@ def unstretched(
     choice: FinalChoice,
 ) -> Floats:
     """Return what the test rows (n,) are estimated as without the stretch of `even_ratios`."""
-    if choice.stretch is None:
-        return report.predicted
     at = run.settings.contract.timestamp_position
     score = choice.unstretched(onnx.predict(made.features.fitted.transform(report.X)))
     transform = replace(run.transform, trend=made.rows.trend)

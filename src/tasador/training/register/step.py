@@ -41,9 +41,10 @@ from tasador.training.register.card import (
     comparison,
     decisions,
     document_of,
-    evenness,
+    evenness_of,
     fill_card,
     headline,
+    say_stretch,
     show_choice,
     show_diagnostics,
     show_intervals,
@@ -91,11 +92,16 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     report = replace(report, openings=tuple(made.rows.test.openings))
     decided = decisions(run.settings, made, choice, interval, confidence)
     checks = count_violations(run, made, evaluated.onnx, report)
-    as_found = unstretched(run, made, evaluated.onnx, report, choice)
+    even = None
+    if choice.stretch is not None:
+        even = evenness_of(report, unstretched(run, made, evaluated.onnx, report, choice))
     cuts = run.settings.register.confidence_cuts
     facts = replace(
         model_facts(made, choice, report, contract, shipped),
-        kept=(*(check.sentence for check in checks), *evenness(choice, report, as_found)),
+        kept=(
+            *(check.sentence for check in checks),
+            *([say_stretch(choice.stretch, even)] if choice.stretch and even else []),
+        ),
     )
     document = document_of(contract, facts, report, decided, choice, cuts)
     card_text = to_markdown(document)
@@ -131,8 +137,8 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
             check.violations,
             f"of {check.pairs:,} pairs of held-out rows that differ in it alone",
         )
-    if choice.stretch is not None:
-        show_stretch(card, choice.stretch, report, as_found)
+    if choice.stretch and even:
+        show_stretch(card, choice.stretch, even)
     card.add(decision_table(document, "How the model was chosen"))
     show_choice(card, choice, shipped.final.microseconds, run.settings.sweep.metric)
     show_diagnostics(card, diagnose_model(run, made))
