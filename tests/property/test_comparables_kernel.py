@@ -240,6 +240,7 @@ def test_the_order_of_sales_changes_nothing_and_the_kernel_gives_the_same_bits(o
     single = [features_of(index, some(asked, slice(i, i + 1))) for i in range(30)]
     assert got.tobytes() == np.concatenate(single).tobytes()
     names = ("points", "similar", "times", "context")
+    asked["context"] = np.asfortranarray(asked["context"])  # as a table's columns are
     count, nearest = index.within_reach(index.asked(*(asked[name] for name in names)))
     near = index.neighbours(asked["points"], 64, *(asked[name] for name in names[1:]))
     distinct = np.diff(near.index, axis=1, prepend=-1) != 0

@@ -156,17 +156,9 @@ class CompactIndex:
             return None
         n = len(points)
         result = np.empty((n, self.width)) if out is None else out
-        if len(result) != n or (similar is not None and similar.shape != (n,)):
-            raise ValueError("one row of features and one attribute are needed for each point")
-        if limits is not None and limits.shape != (n,):
-            raise ValueError("one limit is needed for each point")
-        if context is not None and context.shape != (n, self._contexts):
-            raise ValueError(f"{self._contexts} context columns are needed for each point")
-        points = np.ascontiguousarray(points, dtype=np.float64)
-        similar = None if similar is None else np.ascontiguousarray(similar, dtype=np.float64)
-        limits = None if limits is None else np.ascontiguousarray(limits, dtype=np.int64)
-        context = None if context is None else np.ascontiguousarray(context, dtype=np.float64)
-        asked = Asked(points, similar, limits, context)
+        if len(result) != n:
+            raise ValueError("one row of features is needed for each point")
+        asked = self._prepared(points, similar, limits, context)
         for start in range(0, n, _KERNEL_CHUNK):
             rows = slice(start, start + _KERNEL_CHUNK)
             if self._find(asked.take(rows), result[rows]) is None:
@@ -181,20 +173,39 @@ class CompactIndex:
         context: Floats | None = None,
     ) -> tuple[NDArray[np.int64], Floats] | None:
         """Return the 64 nearest rows that inform `points` (n, d): positions, distances (n, 64)."""
-        points = np.ascontiguousarray(points, dtype=np.float64)
-        if similar is not None:
-            similar = np.ascontiguousarray(similar, dtype=np.float64)
-        work = self._find(Asked(points, similar, limits, context), None)
+        work = self._find(self._prepared(points, similar, limits, context), None)
         if work is None:
             return None
         index, distance = work[: 2 * points.shape[0] * _NEIGHBOURS].reshape(2, -1, _NEIGHBOURS)
         return index.view(np.int64), distance
 
+    def _prepared(
+        self,
+        points: Floats,
+        similar: Floats | None,
+        limits: Positions | None,
+        context: Floats | None,
+    ) -> Asked:
+        """Return the rows as the kernel reads them, a row's numbers side by side."""
+        n = len(points)
+        if similar is not None and similar.shape != (n,):
+            raise ValueError("one attribute is needed for each point")
+        if limits is not None and limits.shape != (n,):
+            raise ValueError("one limit is needed for each point")
+        if context is not None and context.shape != (n, self._contexts):
+            raise ValueError(f"{self._contexts} context columns are needed for each point")
+        return Asked(
+            np.ascontiguousarray(points, dtype=np.float64),
+            None if similar is None else np.ascontiguousarray(similar, dtype=np.float64),
+            None if limits is None else np.ascontiguousarray(limits, dtype=np.int64),
+            None if context is None else np.ascontiguousarray(context, dtype=np.float64),
+        )
+
     def _find(self, asked: Asked, out: Floats | None) -> Floats | None:
         """Search for a chunk of rows and write their features to `out`; return the work array.
 
         It holds positions, distances, gaps and kernels, one after the other: asking numpy for an
-        array's address costs as much as valuing a row.
+        array's address costs as much as valuing a row. Without `out` there are no kernels yet.
         """
         points, similar, limits, context = asked
         n, block = len(points), len(points) * _NEIGHBOURS
@@ -216,7 +227,7 @@ class CompactIndex:
             raise ValueError(f"points of shape {points.shape} do not fit the comparables")
         if failed:
             raise MemoryError
-        if likes:
+        if likes and out is not None:
             exponents = work[3 * block :]
             np.exp(exponents, out=exponents)
         if out is not None and self._library.comparables(
