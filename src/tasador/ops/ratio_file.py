@@ -20,7 +20,7 @@ from tasador.core import storage
 from tasador.core.clock import MONTH_S
 from tasador.core.errors import ConfigError, DataError, did_you_mean
 from tasador.core.hashing import to_plain, without_nan
-from tasador.data.readers import read_source
+from tasador.data.readers import found_files, read_source
 from tasador.data.row_groups import column_values
 from tasador.metrics.ratio_study import (
     FEWEST,
@@ -33,7 +33,6 @@ from tasador.metrics.ratio_study import (
 )
 from tasador.metrics.regression import ACCEPTED, RATIO_STUDY
 from tasador.reporting.ratio_report import Missing
-from tasador.reporting.review.reading import is_review, read_review
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -251,13 +250,17 @@ def study_file(asked: RatioRequest) -> RatioFile:
 def _table(asked: RatioRequest) -> tuple[pl.DataFrame, tuple[str, ...], tuple[str, ...]]:
     """Return the file's table, what was decided while reading, and its columns of estimates."""
     columns = tuple(name for name in (asked.estimate, asked.against) if name)
-    data = storage.read_bytes(asked.file) if asked.file.lower().endswith(".xlsx") else b""
-    if is_review(data):
-        sheet = read_review(data, asked.file)
-        if not columns:
-            columns = (sheet.headers["value"], sheet.headers["reviewed"])
-        count = int(np.isfinite(sheet.numbers["override"]).sum())
-        return sheet.with_reviewed(), (f"a desk review with {count:,} overrides",), columns
+    files = found_files(asked.file) if asked.file.lower().endswith(".xlsx") else []
+    if len(files) == 1:
+        from tasador.reporting.review.reading import is_review, read_review  # only for workbooks
+
+        data = storage.read_bytes(files[0])
+        if is_review(data):
+            sheet = read_review(data, asked.file)
+            if not columns:
+                columns = (sheet.headers["value"], sheet.headers["reviewed"])
+            count = int(np.isfinite(sheet.numbers["override"]).sum())
+            return sheet.with_reviewed(), (f"a desk review with {count:,} overrides",), columns
     if asked.estimate is None:
         raise ColumnNotNamedError.estimate()
     named = [asked.sale, *columns, *asked.by, *([asked.time] if asked.time else [])]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasador.contract.formats import date_text
 from tasador.core.hashing import to_plain, without_nan
@@ -26,8 +26,10 @@ from tasador.metrics.ratio_study import (
 from tasador.metrics.regression import label
 from tasador.reporting.cards import Align, CardTable, verdict_text
 from tasador.reporting.plots import short
-from tasador.selection.test_metrics import Group
-from tasador.selection.weakest_segments import Condition, WeakestSegments
+
+if TYPE_CHECKING:  # their modules load what fits models, and `tasador ratio` fits none
+    from tasador.selection.test_metrics import Group
+    from tasador.selection.weakest_segments import Condition, WeakestSegments
 
 #: Name of the groups of rows below the cap and at it.
 CAP = "cap"

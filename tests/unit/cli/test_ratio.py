@@ -48,6 +48,18 @@ def test_a_study_says_what_is_met_in_80_columns(folder: Path) -> None:
     assert "no sign of sales chasing" in out
 
 
+def test_several_workbooks_of_one_pattern_are_one_study(folder: Path) -> None:
+    for name, some in (("a", sales()[:100]), ("b", sales()[100:])):
+        some.write_excel(folder / f"part_{name}.xlsx")
+    for file in ("part_*.xlsx", "part_a.xlsx"):
+        code, out, err = run_here(folder, "ratio", file, *WORDS[2:])
+        assert code == 0, err
+        assert f"{400 if '*' in file else 100} sales of" in out
+    code, _, err = run_here(folder, "ratio", "none_*.xlsx", *WORDS[2:])
+    assert code == 3
+    assert "no file matches none_*.xlsx" in err
+
+
 def test_a_roll_that_is_not_met_has_an_exit_code_of_its_own(folder: Path) -> None:
     words = ("ratio", "roll.csv", "--sale", "price", "--estimate", "roll")
     assert run_here(folder, *words)[0] == 0
