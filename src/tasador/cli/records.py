@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import json
 import os
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tasador.cli.options import AsJson, By, DatabaseOption
-from tasador.cli.output import err, escape, out, table, time_text
+from tasador.cli.output import err, escape, follow, out, table, time_text
 
 if TYPE_CHECKING:
     from tasador.records.database import Database
@@ -251,10 +250,11 @@ def review(
         tasador review review.xlsx --by "A. Perez"
         tasador ratio review.xlsx --sale price
     """
+    from tasador.lifecycle.api import Place
     from tasador.scoring.review import record_review
 
     with opened_records(record_settings(database)) as opened:
-        found = record_review(file, opened, by or getpass.getuser(), check_only=check)
+        found = record_review(file, opened, Place(actor=by).who, check_only=check)
     out.print(f"{escape(file)}: {found.rows:,} rows valued by {escape(found.version)}")
     if found.missing:
         lost = "1 row is" if found.missing == 1 else f"{found.missing:,} rows are"
@@ -269,7 +269,7 @@ def review(
     )
     if result.kept:
         out.print(f"{result.kept:,} more were recorded before and are empty here: they stay")
-    out.print(f"next: tasador ratio {escape(file)} --sale COLUMN")
+    follow(f"ratio {file} --sale COLUMN")
 
 
 def overrides(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import getpass
 import os
 import sys
 from enum import StrEnum
@@ -418,6 +417,7 @@ def _review_request(
         own: Options of workbooks, None where they are not given.
         others: Options that workbooks do not have, likewise.
     """
+    from tasador.lifecycle.api import Place
     from tasador.scoring.review import ReviewRequest, ReviewRequestError
 
     for option, value in others.items():
@@ -431,7 +431,7 @@ def _review_request(
     }  # fmt: skip
     given = {name: value for name, value in named.items() if value is not None}
     return ReviewRequest(
-        files[0], request.out, getpass.getuser(), request.columns, asked=request.asked,
+        files[0], request.out, Place().who, request.columns, asked=request.asked,
         as_of=request.as_of, coverage=request.coverage, limits=request.limits, **given,
     )  # fmt: skip
 

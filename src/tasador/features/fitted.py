@@ -331,18 +331,20 @@ class FittedFeatures:
     def _near_rows(
         plan: ComparablesPlan, index: ComparablesIndex, places: NDArray[np.intp], distances: Floats
     ) -> list[NearRow]:
-        known = int(np.isfinite(distances).sum())  # the farthest is repeated after these
-        known = min(known, len(np.unique(places)))
-        rows = []
-        for i, distance in zip(places[:known].tolist(), distances[:known].tolist(), strict=True):
-            values = dict(zip(plan.near, index.points[i] / plan.scale, strict=True))
-            if plan.similar_by is not None and len(index.similar):
-                values[plan.similar_by] = np.exp(index.similar[i])
-            values |= zip(plan.context, index.context[i], strict=True)
-            # scaling and its inverse leave noise in the last digits
-            plain = {name: float(f"{value:.10g}") for name, value in values.items()}
-            rows.append(NearRow(distance, float(index.target[i]), plain, i))
-        return rows
+        # the farthest is repeated after these
+        known = min(int(np.isfinite(distances).sum()), len(np.unique(places)))
+        at = places[:known]
+        values = dict(zip(plan.near, (index.points[at] / plan.scale).T, strict=True))
+        if plan.similar_by is not None and len(index.similar):
+            values[plan.similar_by] = np.exp(index.similar[at])
+        values |= zip(plan.context, index.context[at].T, strict=True)
+        # scaling and its inverse leave noise in the last digits
+        columns = [[float(f"{v:.10g}") for v in column.tolist()] for column in values.values()]
+        each = zip(
+            distances[:known].tolist(), index.target[at].tolist(), zip(*columns, strict=True),
+            at.tolist(), strict=True,
+        )  # fmt: skip
+        return [NearRow(d, y, dict(zip(values, row, strict=True)), i) for d, y, row, i in each]
 
     def _numbers(self, filled: Floats) -> NumericFrame:
         values = filled.take(self._numeric_positions, axis=1)

@@ -255,16 +255,15 @@ class Explainer:
         """
         grouped, wanted = meaning.sums(parts, self.groups), Wanted(n)
         names = [short_text(identifier) for identifier in identifiers]
-        asked = min(n, _MOST_COMPARABLES) if self._sales is None else _CANDIDATES
         for start in range(0, len(X), _TOGETHER):
             rows = range(start, min(start + _TOGETHER, len(X)))
-            found = self._searched.nearest_of_rows(X[rows.start : rows.stop], asked)
+            found = self._searched.nearest_of_rows(X[rows.start : rows.stop], self._looked_at(n))
             chosen = [
                 self._chosen(X[i : i + 1], wanted, names[i], near)
                 for i, near in zip(rows, found, strict=True)
             ]
-            places = sorted({one.position for near in chosen for one in near})
             if self._sales is not None:  # worked out together, for they are kept
+                places = sorted({one.position for near in chosen for one in near})
                 self._parts_of(np.array(places, np.intp))
             for i, near in zip(rows, chosen, strict=True):
                 day = None if dates is None else dates[i : i + 1]
@@ -316,6 +315,10 @@ class Explainer:
             )
         return tuple(rows)
 
+    def _looked_at(self, n: int) -> int:
+        """Return of how many of the nearest rows `n` are chosen where nothing is filtered."""
+        return min(n, _MOST_COMPARABLES) if self._sales is None else _CANDIDATES
+
     def _chosen(
         self, X: Floats, wanted: Wanted, identifier: str | None, near: list[NearRow] | None = None
     ) -> list[NearRow]:
@@ -325,7 +328,7 @@ class Explainer:
         """
         self.check(wanted)
         n, size = min(wanted.n, _MOST_COMPARABLES), len(self._parts)
-        asked = n if self._sales is None else _CANDIDATES
+        asked = self._looked_at(n)
         filtered = wanted.radius_km is not None or wanted.since is not None or wanted.same
         asked = max(asked, _CANDIDATES) if filtered else asked
         found: list[NearRow] = []
@@ -372,9 +375,10 @@ class Explainer:
     ) -> list[NearRow]:
         places = np.array([found.position for found in near], np.intp)
         passing = np.ones(len(near), np.bool_)
-        km = self._kilometres(X, near)
-        if wanted.radius_km is not None and km is not None:
-            passing &= km <= wanted.radius_km
+        if wanted.radius_km is not None:
+            km = self._kilometres(X, near)
+            if km is not None:
+                passing &= km <= wanted.radius_km
         sold = self._sold(places)
         if wanted.since is not None and sold is not None:
             passing &= sold >= seconds_of(wanted.since)

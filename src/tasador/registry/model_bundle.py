@@ -440,7 +440,7 @@ class ModelBundle:
         self, X: Floats, n: int, identifiers: Sequence[Any]
     ) -> Iterator[tuple[tuple[Comparable, ...], Reconciled | None]]:
         """Yield `n` comparables of each row (m, p) and their value, see `Explainer`."""
-        parts = self.contributions.of_rows(self._scored(X).Z)
+        parts = self.contributions.of_rows(self.features.transform(X))
         return self.explainer.comparables_of_rows(X, parts, self.dates(X), n, identifiers)
 
     @cached_property

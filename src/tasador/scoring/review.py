@@ -6,7 +6,7 @@ import datetime as dt
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import chain
 from typing import Any
@@ -28,7 +28,7 @@ from tasador.inference.batch_scorer import BatchScorer
 from tasador.modeling.prediction import Comparable, Reconciled
 from tasador.modeling.training_rows import NOTE
 from tasador.records.database import Database
-from tasador.records.record import Record, ReviewRow, new_id
+from tasador.records.record import Record, ReviewRow, new_id, with_nan
 from tasador.records.reviews import VARIANT, ReviewResult, Reviews
 from tasador.registry.model_bundle import ModelBundle
 from tasador.reporting.review.reading import ReviewFileError, decisions_of, read_review
@@ -40,8 +40,6 @@ from tasador.settings.serving import ServeLimits
 
 Floats = NDArray[np.float64]
 
-#: Suffix by which a workbook is asked for.
-SUFFIX = ".xlsx"
 LARGE_CHANGE = 0.2
 #: A sheet has a little more than a million rows, and nobody looks through these.
 MOST_ROWS = 100_000
@@ -105,7 +103,6 @@ class ReviewRequest:
             the model reads.
         previous: Column of the values before; None takes the one with the role rival, if the file
             has just one.
-        large_change: Share from which a change against the previous value is large.
         comparables: How many comparables of each row are shown.
         language: Of the texts.
         asked: How the file is read, where the contract does not say so; see `open_table`.
@@ -118,7 +115,6 @@ class ReviewRequest:
     by: str
     columns: tuple[str, ...] | None = None
     previous: str | None = None
-    large_change: float = LARGE_CHANGE
     comparables: int = 3
     language: Language = "en"
     asked: Source = field(default_factory=Source)
@@ -129,11 +125,9 @@ class ReviewRequest:
 
 @dataclass(frozen=True)
 class WrittenReview:
-    """A workbook that was written: its id, the bundle's, and counts of its rows."""
+    """A workbook that was written: what valued its rows, and counts of them."""
 
-    id: str
     version: str
-    origin: str
     rows: int
     flagged: int
     refused: list[tuple[int, str]]
@@ -206,14 +200,14 @@ def write_review_file(
         id=new_id(), model=summary_of(bundle), lines=lines, names=columns.names,
         inputs=columns.inputs,
         file=request.rows.rsplit("/", 1)[-1], previous=columns.previous, as_of=request.as_of,
-        coverage=bundle.check_coverage(request.coverage), large_change=request.large_change,
+        coverage=bundle.check_coverage(request.coverage), large_change=LARGE_CHANGE,
         made=clock.now().isoformat(timespec="seconds"), by=request.by, language=request.language,
     )  # fmt: skip
     content = write_review(review)
     _record(bundle, review, features, database)
     storage.write_bytes(request.out, content)
     flagged = sum(bool(line.flags) for line in lines)
-    return WrittenReview(review.id, bundle.version, bundle.origin, len(lines), flagged, refused)
+    return WrittenReview(bundle.version, len(lines), flagged, refused)
 
 
 def _columns(
@@ -264,7 +258,7 @@ class _Maker:
         batch = piece.batch.rename_columns([plain_name(n) for n in piece.batch.schema.names])
         rows = batch.to_pylist()
         X, _ = self._scorer.encode(piece.batch)
-        skipped = (*piece.torn, *piece.left_out)
+        skipped = {*piece.torn, *piece.left_out}
         places = range(piece.start, piece.start + len(piece))
         whole = {place: at for at, place in enumerate(p for p in places if p not in skipped)}
         money = {name: self._money(name, rows)
@@ -340,7 +334,7 @@ class _Maker:
             comparables=near[0], evidence=None if near[1] is None else near[1].value,
         )  # fmt: skip
         odd = any(note != NOTE for note in unusual)  # a known sale has no unusual input
-        return _flagged(line, bool(error), bool(silent), odd, self._request.large_change)
+        return _flagged(line, bool(error), bool(silent), odd)
 
     def _input(self, name: str, row: Mapping[str, Any], x: Floats | None) -> Cell:
         """Return an input as the model read it; of a refused row, or of others, as it is."""
@@ -360,21 +354,18 @@ class _Maker:
         return orjson.dumps({**sent, **self._dated}, default=str)
 
 
-def _flagged(
-    line: ReviewLine, refused: bool, silent: bool, unusual: bool, large: float
-) -> ReviewLine:
+def _flagged(line: ReviewLine, refused: bool, silent: bool, unusual: bool) -> ReviewLine:
     """Return a line with its flags."""
     change = line.change
     found = {
         "refused": refused,
         "no_value": silent,
         "unusual": unusual,
-        "change": change is not None and abs(change) >= large,
+        "change": change is not None and abs(change) >= LARGE_CHANGE,
         "outside": _outside(line.previous, line),
         "price": _outside(line.price, line),
     }
-    fields = {name: getattr(line, name) for name in ReviewLine.__dataclass_fields__}
-    return ReviewLine(**fields | {"flags": tuple(key for key, on in found.items() if on)})
+    return replace(line, flags=tuple(key for key, on in found.items() if on))
 
 
 def _outside(value: float | None, line: ReviewLine) -> bool:
@@ -416,19 +407,17 @@ def _record(
     bundle: ModelBundle, review: Review, features: Sequence[bytes], database: Database
 ) -> None:
     """Record the values of a workbook beside those of the service."""
-    now, nan = clock.seconds(), math.nan
+    now = clock.seconds()
     records = [
         Record(
             id=line.id, time=now, version=bundle.version, variant=VARIANT, source="file",
             features=sent,
-            prediction=nan if line.value is None else line.value,
-            lower=nan if line.lower is None else line.lower,
-            upper=nan if line.upper is None else line.upper,
-            coverage=review.coverage, latency_ms=nan, client=review.by,
-            fsd=nan if line.fsd is None else line.fsd,
+            prediction=value, lower=lower, upper=upper, fsd=fsd,
+            coverage=review.coverage, latency_ms=math.nan, client=review.by,
             no_value=line.notes[0] if "no_value" in line.flags else "",
         )
         for line, sent in zip(review.lines, features, strict=True)
+        for value, lower, upper, fsd in [with_nan((line.value, line.lower, line.upper, line.fsd))]
     ]  # fmt: skip
     rows = [ReviewRow(line.id, review.id, float(line.number), now) for line in review.lines]
     bounds = TargetBounds.of(bundle.contract.target)
@@ -439,7 +428,6 @@ def _record(
 class ReadReview:
     """A workbook that came back: how many rows and overrides it has, and what was recorded."""
 
-    review: str
     version: str
     rows: int
     missing: int
@@ -472,6 +460,4 @@ def record_review(
     result = None
     if not check_only:
         result = reviews.record(sheet.review, decisions, actor=by, file=file.rsplit("/", 1)[-1])
-    return ReadReview(
-        sheet.review, sheet.version, sheet.frame.height, missing, len(decisions), result
-    )
+    return ReadReview(sheet.version, sheet.frame.height, missing, len(decisions), result)

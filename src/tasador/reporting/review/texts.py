@@ -26,7 +26,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "column.reason": ("Reason", "Motivo"),
     "column.reviewed": ("Reviewed value", "Valor revisado"),
     "column.notes": ("Notes", "Notas"),
-    "in_unit": ("{name} ({unit})", "{name} ({unit})"),
     "of_file": ("{name} (file)", "{name} (archivo)"),
     # --- columns of the comparables
     "near.row": ("Row", "Fila"),

@@ -447,10 +447,7 @@ class _Writer:
             sheet.write_string(row, 0, heading, self._style("heading"))
             for sentence in sentences:
                 row += 1
-                lines = math.ceil(len(sentence) / 115)
-                sheet.merge_range(row, 0, row, 6, "", self._style("wrapped"))
-                sheet.write_string(row, 0, sentence, self._style("wrapped"))
-                sheet.set_row(row, 15.0 * lines)
+                self._paragraph(sheet, row, sentence)
         sheet.protect("", _ALLOWED)
         self._print(sheet, landscape=False)
 
@@ -494,10 +491,14 @@ class _Writer:
             for column, one in enumerate(cells):
                 self._cell(sheet, number, column, one, "text")
         row += 2 + len(grid.rows)
-        sheet.merge_range(row, 0, row, 6, "", self._style("wrapped"))
-        sheet.write_string(row, 0, grid.note, self._style("wrapped"))
-        sheet.set_row(row, 15.0 * math.ceil(len(grid.note) / 115))
+        self._paragraph(sheet, row, grid.note)
         return row
+
+    def _paragraph(self, sheet: Any, row: int, said: str) -> None:
+        """Write a text over the width of the sheet, as high as its lines take."""
+        sheet.merge_range(row, 0, row, 6, "", self._style("wrapped"))
+        sheet.write_string(row, 0, said, self._style("wrapped"))
+        sheet.set_row(row, 15.0 * math.ceil(len(said) / 115))
 
     def _meanings(self, names: Mapping[str, str]) -> Iterator[str]:
         review, say = self.review, self.say
