@@ -28,8 +28,8 @@ from tasador.cli.start import with_dataset
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tasador.lifecycle.backtest import Backtest
     from tasador.reporting.cards import CardTable
+    from tasador.training.backtest import Backtest
 
 Dataset = Annotated[
     str | None,
@@ -194,7 +194,8 @@ def backtest(
     out.print(_compared(found))
     out.print(
         "median APE, MAPE, in 10% (share within 10%) in percent; ratio: median of estimate over "
-        "price; held: share inside the interval; plain: median APE of a plain LightGBM; "
+        "price; held: share inside the interval "
+        f"({found.promised:.0%} promised); plain: median APE of a plain LightGBM; "
         "difference: by how much the model's exceeds it, with its 95% interval by paired bootstrap",
         soft_wrap=False,
     )

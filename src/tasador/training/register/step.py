@@ -17,6 +17,7 @@ from tasador.modeling.training_rows import TrainingRows
 from tasador.registry.model_bundle import load_bundle
 from tasador.reporting.model_card import decision_table, to_markdown, write_model_card
 from tasador.selection.test_metrics import CrossValidation
+from tasador.training.backtest import show_backtest
 from tasador.training.context import (
     Evidence,
     RunContext,
@@ -61,6 +62,7 @@ from tasador.training.register.contents import (
 )
 from tasador.training.register.measuring import (
     SCALE,
+    backtest_of,
     bounds_of,
     calibration,
     count_violations,
@@ -89,6 +91,9 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
         run, made, evaluated.onnx, interval, cv, random_cv, spatial_cv, confidence
     )
     shipped = _shipped(run, made, choice, evaluated, interval, learnt)
+    backtested = run.settings.register.backtest > 0 and made.rows.method == "time"
+    if backtested:
+        made.rows.test.open("valued again by the backtest, which decides nothing")
     report = replace(report, openings=tuple(made.rows.test.openings))
     decided = decisions(run.settings, made, choice, interval, confidence)
     checks = count_violations(run, made, evaluated.onnx, report)
@@ -145,6 +150,8 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     show_known_again(card, *known_again(run, made, bundle), report.test["median_ape"].value)
     held = calibration(run, made, cv, interval, report, confidence)
     show_intervals(card, held, interval.coverage)
+    if backtested and (past := backtest_of(run, made, bundle)) is not None:
+        show_backtest(card, past)
 
 
 def load_register(run: RunContext, folder: Path) -> TrainedModel:
