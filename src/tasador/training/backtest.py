@@ -270,7 +270,7 @@ def _valued(
 
     Returns their estimates (n,), those of the plain LightGBM, and the share of intervals that hold.
     """
-    served = _as_of(bundle, settings, known)
+    served = as_of(bundle, settings, known)
     estimate, low, high = served.value_arrays(asked.X)
     coverage = float(np.mean((low <= asked.y) & (asked.y <= high)))
     if bundle.confidence is None and _interval(bundle, served.features.names) is None:
@@ -283,11 +283,16 @@ def _valued(
     return estimate, plain.inverse(chosen.predict(model, bare.transform(asked.X))), coverage
 
 
-def _as_of(bundle: ModelBundle, settings: RunSettings, known: Part) -> ModelBundle:
-    """Return the bundle as it would be served on the day after the last of the `known` sales.
+def as_of(bundle: ModelBundle, settings: RunSettings, known: Part) -> ModelBundle:
+    """Return `bundle` as it would be served on the day after the last of some sales.
 
     Its model of the errors' size stays: it takes scores at the bundle's level of prices, so that
     the models of the origin are fitted at that too, by the trend that was known.
+
+    Args:
+        bundle: The model.
+        settings: Those that it was trained with.
+        known: The sales; their table has a date.
     """
     contract, lineage = bundle.contract, bundle.manifest.lineage
     at, carried = contract.timestamp_position, bundle.target.trend
