@@ -29,7 +29,6 @@ from tasador.training.context import (
     Evidence,
     RunContext,
 )
-from tasador.training.errors import BacktestError
 from tasador.training.final_model import (
     FinalChoice,
     interval_ends,
@@ -231,10 +230,14 @@ def unstretched(
     return transform.inverse(score, None if at is None else report.X[:, at])
 
 
-def backtest_of(run: RunContext, made: Evidence, bundle: ModelBundle) -> Backtest | None:
-    """Value the newest years by what was known before them; None where no year can be.
+def backtest_of(run: RunContext, made: Evidence, bundle: ModelBundle) -> Backtest:
+    """Value the newest years by what was known before them.
 
     All rows of the table are taken, as by `tasador backtest`.
+
+    Raises:
+        BacktestError: There are too few sales before each year.
+        TrainingError: Too little was known for a model of that kind.
     """
     settings, how, stored = run.settings, run.settings.segregate, made.table
     frame = sources.read_stored(run.workspace / "data", stored.content_hash)
@@ -244,11 +247,8 @@ def backtest_of(run: RunContext, made: Evidence, bundle: ModelBundle) -> Backtes
         max_refused_share=how.max_refused_share,
         min_rows=how.min_rows,
     )
-    try:
-        newest = settings.register.backtest
-        return value_spans(bundle, settings, table, run.workspace / "data", newest=newest)
-    except BacktestError:  # too few sales before each
-        return None
+    newest = settings.register.backtest
+    return value_spans(bundle, settings, table, run.workspace / "data", newest=newest)
 
 
 def known_again(run: RunContext, made: Evidence, bundle: ModelBundle) -> tuple[Floats, Floats]:

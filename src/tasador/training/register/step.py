@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
+from tasador.core.errors import TasadorError
 from tasador.core.hashing import to_plain
 from tasador.modeling.confidence import ConfidenceModel
 from tasador.modeling.conformal import ConformalInterval
@@ -150,8 +151,11 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     show_known_again(card, *known_again(run, made, bundle), report.test["median_ape"].value)
     held = calibration(run, made, cv, interval, report, confidence)
     show_intervals(card, held, interval.coverage)
-    if backtested and (past := backtest_of(run, made, bundle)) is not None:
-        show_backtest(card, past)
+    if backtested:
+        try:
+            show_backtest(card, backtest_of(run, made, bundle))
+        except TasadorError as error:  # the bundle is there, and no worse for it
+            card.note(f"No backtest: {error}")
 
 
 def load_register(run: RunContext, folder: Path) -> TrainedModel:
