@@ -56,7 +56,7 @@ def train(source: Path, workspace: Path, settings: Sequence[str]) -> None:
         return
     command = [sys.executable, "-m", "tasador.cli.app", "run", "dataset=king_county_sales"]
     command += [f"dataset.source.paths=[{source}]", f"storage.workspace={workspace}"]
-    command += ["tracking=none", "register.backtest=0", *settings]
+    command += ["dataset.source.sha256=null", "tracking=none", "register.backtest=0", *settings]
     subprocess.run(command, check=True, stdout=sys.stderr)
 
 
