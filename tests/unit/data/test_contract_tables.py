@@ -101,7 +101,9 @@ def test_levels_are_learned_from_the_table_and_travel_in_the_contract():
     assert found.schema_fingerprint == parcels().schema_fingerprint
     encode = Encoder(found).row
     row = {"zone": "c"}
-    sent = [encode({**row, "parcel": parcel}).ravel().tolist() for parcel in ("1200999", 1000001, "7")]
+    sent = [
+        encode({**row, "parcel": parcel}).ravel().tolist() for parcel in ("1200999", 1000001, "7")
+    ]
     assert [plat for plat, _ in sent][:2] == [1.0, 0.0]
     assert math.isnan(sent[2][0])
     assert encode({**row, "plat": "999"}).ravel()[0] == 2.0  # unknown
