@@ -123,15 +123,13 @@ def pool_of(
     chosen = family(name)
     first = Member(name, params, seeds.derive_seed(seed, name))
     per_level = [replace(first, grouped=True)] if grouped and not chosen.linear else []
-    if most < 2:
-        return [first, *per_level]
     pool = [first]
     if chosen.prefix is not None:  # what draws nothing is the same under every seed
         pool += [Member(name, params, seeds.derive_seed(seed, name, i)) for i in range(1, most)]
     varied = chosen.vary(params)
     if varied is not None:
         pool.append(Member(name, varied, first.seed))
-    if not chosen.linear:  # the exported graph holds trees or a linear model, never both
+    if most > 1 and not chosen.linear:  # the exported graph holds trees or a linear model, never both
         pool += [
             Member(other, found, seeds.derive_seed(seed, other))
             for other, found in runners_up
