@@ -129,9 +129,8 @@ def pool_of(
     varied = chosen.vary(params) if most > 0 else None
     if varied is not None:
         pool.append(Member(name, varied, first.seed))
-    if (
-        most > 1 and not chosen.linear
-    ):  # the exported graph holds trees or a linear model, never both
+    # the exported graph holds trees or a linear model, never both
+    if most > 1 and not chosen.linear:
         pool += [
             Member(other, found, seeds.derive_seed(seed, other))
             for other, found in runners_up
