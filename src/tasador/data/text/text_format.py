@@ -127,9 +127,8 @@ def detect_beginning(head: bytes, name: str, contract: TableContract) -> Beginni
         for one in form.names
     )
     rows = text[form.body :]
-    commas = columns_with_commas(
-        names, csv_rows(io.StringIO(rows), form.delimiter), form.delimiter, contract
-    )
+    cells = csv_rows(rows.splitlines(), form.delimiter)
+    commas = columns_with_commas(names, cells, form.delimiter, contract)
     if commas:
         form = replace(form, notes=(*form.notes, "numbers are read with a decimal comma"))
     return Beginning(replace(form, names=names), offset, rows, commas)
