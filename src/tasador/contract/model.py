@@ -94,6 +94,7 @@ class Column:
         categories: The known levels of a category, in a fixed order.
         open: Whether a category has other levels than those: such a value is accepted with a
             warning, where otherwise it is refused.
+        learned: Whether the levels are those that the training table has more than once.
         case_sensitive: Whether ``"inland"`` and ``"INLAND"`` are different categories.
         format: How its texts are written.
         source: The column of text that the value is taken from, where it is part of one.
@@ -111,6 +112,7 @@ class Column:
     categories: tuple[str, ...] = ()
     case_sensitive: bool = True
     open: bool = False
+    learned: bool = False
     format: Format = PLAIN
     source: str | None = None
     extract: Extract | None = None
@@ -452,7 +454,14 @@ class TableContract:
         return fingerprint(
             {
                 "columns": [
-                    (c.name, c.kind, c.bounds, c.nullable, c.categories, c.case_sensitive)
+                    (
+                        c.name,
+                        c.kind,
+                        c.bounds,
+                        c.nullable,
+                        () if c.learned else c.categories,
+                        c.case_sensitive,
+                    )
                     + (("open",) if c.open else ())  # older contracts keep their fingerprint
                     + ((c.format.to_dict(),) if c.format != PLAIN else ())
                     + ((c.source, c.extract) if c.from_text else ())
@@ -471,8 +480,9 @@ class TableContract:
             name = item.pop("name")
             if column.kind == "datetime":
                 item["bounds"] = [None if b is None else date_text(b) for b in column.bounds]
-            if not column.open:
-                del item["open"]
+            for flag in ("open", "learned"):
+                if not item[flag]:
+                    del item[flag]
             item["format"] = column.format.to_dict() or None
             del item["derive"]
             if column.extract is not None:

@@ -45,7 +45,7 @@ _FIELDS = ("name", "title", "model_name", "columns", "target", "ratios", "source
            "exclude", "fairness")  # fmt: skip
 _TOP = (*_FIELDS[:4], "derive", "join", *_FIELDS[4:])
 _COLUMN = ("kind", "from", "extract", "role", "unit", "description", "bounds", "nullable",
-           "categories", "case_sensitive", "open", "format")  # fmt: skip
+           "categories", "case_sensitive", "open", "learned", "format")  # fmt: skip
 _TARGET = ("name", "unit", "description", "bounds", "cap", "transform", "prediction_name",
            "format")  # fmt: skip
 _FORMAT = ("decimal", "thousands", "affixes", "multipliers", "ranges", "duration", "dates",
@@ -216,6 +216,7 @@ def _column(name: str, entry: Any) -> Column:
     if role is not None and kind not in _ROLE_KINDS[role]:
         raise ContractError(f"{where}.role: a {role} is of kind {' or '.join(_ROLE_KINDS[role])}",
                             got=f"kind {kind}")  # fmt: skip
+    learned = sections.flag(section, "learned", where, default=False)
     column = Column(
         name=name,
         kind=kind,
@@ -226,7 +227,8 @@ def _column(name: str, entry: Any) -> Column:
         nullable=sections.flag(section, "nullable", where, default=False),
         categories=sections.texts(section, "categories", where),
         case_sensitive=sections.flag(section, "case_sensitive", where, default=True),
-        open=sections.flag(section, "open", where, default=False),
+        open=sections.flag(section, "open", where, default=learned),
+        learned=learned,
         format=_format(section.get("format"), where, kind),
         source=sections.optional_text(section, "from", where),
         extract=_extract(section.get("extract"), where),
@@ -299,7 +301,7 @@ def _extract(value: Any, where: str) -> Extract | None:
         message = f"{where}: expected one part of the text, got {dict(section)!r}"
         raise InvalidContractError.not_among(message, EXTRACT_KINDS)
     ((kind, what),) = section.items()
-    if kind in ("number", "word", "words"):
+    if kind in ("number", "word", "words", "without_last"):
         if isinstance(what, bool) or not isinstance(what, int) or not 1 <= what <= 100:
             raise InvalidContractError.of_value(f"{where}.{kind}", "a number from 1 to 100", what)
         return Extract(cast(ExtractKind, kind), what)
@@ -419,10 +421,15 @@ def _check_categories(column: Column, where: str) -> None:
             raise ContractError(f"{where}.categories: only a category has them")
         if column.open:
             raise ContractError(f"{where}.open: only a category can be open to other levels")
+        if column.learned:
+            raise ContractError(f"{where}.learned: only a category has levels to learn")
         return
+    if column.learned and not column.open:
+        raise ContractError(f"{where}: learned levels are never all there are",
+                            expected="open: true", got="open: false")  # fmt: skip
     if column.bounds != (None, None):
         raise ContractError(f"{where}.bounds: a category has none")
-    if not column.categories:
+    if not column.categories and not column.learned:
         raise ContractError(f"{where}.categories: expected a list of the allowed values")
     counts = Counter(column.category_key(category) for category in column.categories)
     twice = sorted(key for key, count in counts.items() if count > 1)
