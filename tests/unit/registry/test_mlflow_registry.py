@@ -163,6 +163,7 @@ def run(tmp_path: Path) -> MlflowRun:
                     tried("LightGBM", 11.4, "done"),
                     tried("Ridge", 19.8, "done"),
                     tried("kNN", 30.0, "interrupted"),
+                    StepRun("Lasso", "failed", tags={"kind": "candidate"}),
                 ),
             ),
             StepRun("sweep", status="failed", seconds=3.0),
@@ -266,19 +267,20 @@ def test_what_a_step_tried_is_nested_in_it_and_the_description_compares_it(
         "LightGBM": "FINISHED",
         "Ridge": "FINISHED",
         "kNN": "KILLED",
+        "Lasso": "FAILED",
     }
     assert found["Ridge"].data.metrics == {"wmape": 19.8}
     assert found["Ridge"].data.params == {"family": "Ridge"}
     note = client.get_run(version.run_id).data.tags["mlflow.note.content"]
     assert note.startswith(
         "**LightGBM: half of the estimates are within 8.2% of the recorded value** "
-        "(95% interval 8 to 8.5%), on 24 held-out rows."
+        "(95% interval 8.0 to 8.5%), on 24 held-out rows."
     )
-    (link,) = re.findall(r"\[Compare 2 candidates in parallel coordinates\]\((.*?)\)", note)
+    said = r"Compare 3 candidates in parallel coordinates \(2 on all folds, the others on fewer\)"
+    (link,) = re.findall(rf"\[{said}\]\((.*?)\)", note)
     asked = parse_qs(link.removeprefix("#/compare-runs?"))
-    # one that was given up early was measured on fewer folds, and is not comparable
-    ids = {found[name].info.run_id for name in ("LightGBM", "Ridge")}
-    assert set(json.loads(asked["runs"][0])) == ids
+    ids = [found[name].info.run_id for name in ("LightGBM", "Ridge", "kNN")]
+    assert json.loads(asked["runs"][0]) == ids
     assert f"(#/experiments/{experiment}/runs/{version.run_id}/artifacts/report.html?" in note
 
 

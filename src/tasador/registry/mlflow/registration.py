@@ -261,9 +261,11 @@ def _result(run: MlflowRun) -> str:
     rows = f"{tested:,} held-out rows" if tested else "the held-out test set"
     model = f"{run.chosen}: half" if run.chosen else "Half"
     share = f"; {near.value:.0f}% are within 10%" if near else ""
+    known = math.isfinite(half.low) and math.isfinite(half.high)
+    interval = f" (95% interval {half.low:.1f} to {half.high:.1f}%)" if known else ""
     return (
-        f"**{model} of the estimates are within {half.value:.1f}% of the recorded value** "
-        f"(95% interval {_figure(half.low)} to {_figure(half.high)}%){share}, on {rows}."
+        f"**{model} of the estimates are within {half.value:.1f}% of the recorded value**"
+        f"{interval}{share}, on {rows}."
     )
 
 

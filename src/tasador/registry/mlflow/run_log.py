@@ -70,7 +70,10 @@ def log_run(
         if len(compared) > 1:
             kind = step.children[0].tags.get("kind", "run")
             text = f"Compare {len(compared)} {kind}s in parallel coordinates"
-            links.append((text, _comparison(experiment_id, compared)))
+            whole = [one.status for one in compared.values()].count("done")
+            if whole < len(compared):
+                text += f" ({whole} on all folds, the others on fewer)"
+            links.append((text, _comparison(experiment_id, list(compared))))
     client.set_tag(parent, "mlflow.note.content", describe_run(run, links))
 
 
@@ -81,14 +84,14 @@ def _comparison(experiment_id: str, runs: list[str]) -> str:
 
 def _log_step(
     client: Any, experiment_id: str, parent: str, step: StepRun, before: str
-) -> list[str]:
+) -> dict[str, StepRun]:
     """Log one step as a nested run that ends as the step did.
 
     Returns:
-        The ids of the first runs nested in it that were measured as a whole: to be compared.
+        The first runs nested in it that have metrics, by MLflow's id: to be compared.
     """
     started = step.started or before
-    compared: list[str] = []
+    compared: dict[str, StepRun] = {}
     tags = {"mlflow.parentRunId": parent, "kind": "step", "status": step.status, **step.tags}
     with _nested(client, experiment_id, step, started, tags) as child:
         _log(client, child, started, step.params, step.metrics)
@@ -97,8 +100,8 @@ def _log_step(
             tags = {"mlflow.parentRunId": child, "status": one.status, **one.tags}
             with _nested(client, experiment_id, one, started, tags) as tried:
                 _log(client, tried, started, one.params, one.metrics)
-            if one.status == "done" and len(compared) < _MOST_COMPARED:
-                compared.append(tried)
+            if one.metrics and len(compared) < _MOST_COMPARED:
+                compared[tried] = one
     return compared
 
 

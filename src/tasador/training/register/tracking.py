@@ -210,30 +210,39 @@ def _mlflow_run(
 
 def _tried(found: Sequence[CandidateResult], metric: str, kind: str) -> tuple[StepRun, ...]:
     """Return what was tried as nested runs, the best of those measured on all folds first."""
-    named = zip(found, short_labels(found), strict=True)
-    numbered = [(one, f"{kind} {n}: {title}") for n, (one, title) in enumerate(named, 1)]
-    numbered.sort(key=lambda pair: (pair[0].state != "whole", pair[0].mean(metric)))
+    numbered = [(one, f"{kind} {number}") for number, one in enumerate(found, 1)]
     several = len({one.family for one in found}) > 1
-    families = {one.family: {"family": one.family} if several else {} for one in found}
+    if several:
+        titles = short_labels(found)
+        numbered = [
+            (one, f"{name}: {title}") for (one, name), title in zip(numbered, titles, strict=True)
+        ]
+    numbered.sort(key=lambda pair: (pair[0].state != "whole", pair[0].mean(metric)))
     status: dict[str, StepStatus] = {"failed": "failed", "given up early": "interrupted"}
     return tuple(
         StepRun(
             title,
             status.get(one.state, "done"),
             seconds=one.seconds,
-            params={**families[one.family], **one.params},
-            metrics={
-                **{name: one.mean(name) for name in METRICS},
-                f"{metric}_spread": one.spread(metric),
-                f"{metric}_fitted": one.train_mean(metric),
-                # MLflow's comparison begins with the first metric by name, which is to be an error
-                "seconds_cpu": one.seconds,
-                "measured_folds": len(one.held),
-            },
+            params={**({"family": one.family} if several else {}), **one.params},
+            metrics=_metrics(one, metric),
             tags={"kind": kind, "state": one.state, **_reason(one)},
         )
         for one, title in numbered
     )
+
+
+def _metrics(one: CandidateResult, metric: str) -> dict[str, float]:
+    if not one.held:
+        return {}
+    return {
+        **{name: one.mean(name) for name in METRICS},
+        f"{metric}_spread": one.spread(metric),
+        f"{metric}_fitted": one.train_mean(metric),
+        # MLflow's comparison begins with the first metric by name, which is to be an error
+        "seconds_cpu": one.seconds,
+        "measured_folds": len(one.held),
+    }
 
 
 def _reason(one: CandidateResult) -> dict[str, str]:
