@@ -42,16 +42,16 @@ from tasador.core.storage import is_plain
 #: Not the contract's: defaults of runs on this table, which `tasador.settings` reads.
 _RUN_SETTINGS = "settings"
 _FIELDS = ("name", "title", "model_name", "columns", "target", "ratios", "source", "comparables",
-           "exclude", "fairness")  # fmt: skip
+           "exclude", "fairness", "translations")  # fmt: skip
 _TOP = (*_FIELDS[:4], "derive", "join", *_FIELDS[4:])
 _COLUMN = ("kind", "from", "extract", "role", "unit", "description", "bounds", "nullable",
-           "categories", "case_sensitive", "open", "learned", "format")  # fmt: skip
+           "categories", "case_sensitive", "open", "learned", "format", "label")  # fmt: skip
 _TARGET = ("name", "unit", "description", "bounds", "cap", "transform", "prediction_name",
-           "format")  # fmt: skip
+           "format", "label")  # fmt: skip
 _FORMAT = ("decimal", "thousands", "affixes", "multipliers", "ranges", "duration", "dates",
            "missing", "unreadable")  # fmt: skip
 _DERIVE = (*OPERATIONS, "in", "points", "table", "file", "key", "value", "unit", "description",
-           "role")  # fmt: skip
+           "role", "label")  # fmt: skip
 _THOUSANDS = (",", ".", " ", "'")
 _MOST_TEXTS, _LONGEST_TEXT = 100, 200
 _MOST_POINTS, _MOST_LEVELS = 10_000, 100_000
@@ -135,6 +135,7 @@ def from_dict(plain: Any, default_name: str = "table") -> TableContract:
         comparables=Comparables(),
         exclude=sections.read_exclusions(top.get("exclude"), columns, target),
         fairness=sections.texts(top, "fairness", "contract"),
+        translations=sections.read_translations(top.get("translations"), {*names, target.name}),
     )
     for name in contract.fairness:
         if name not in names:
@@ -223,6 +224,7 @@ def _column(name: str, entry: Any) -> Column:
         role=role,
         unit=sections.optional_text(section, "unit", where),
         description=sections.optional_text(section, "description", where),
+        label=sections.optional_text(section, "label", where),
         bounds=_bounds(section, where, dates=kind == "datetime"),
         nullable=sections.flag(section, "nullable", where, default=False),
         categories=sections.texts(section, "categories", where),
@@ -386,6 +388,7 @@ def _derived_column(name: str, entry: Any, known: Mapping[str, Column]) -> Colum
     return Column(
         name, "number", nullable=True, derive=derive, unit=unit, role=role,
         description=sections.optional_text(section, "description", where),
+        label=sections.optional_text(section, "label", where),
     )  # fmt: skip
 
 
@@ -457,6 +460,7 @@ def _target(value: Any) -> Target:
         transform=transform,
         prediction_name=prediction_name,
         format=_format(section.get("format"), "target", "number"),
+        label=sections.optional_text(section, "label", "target"),
     )
 
 
