@@ -52,6 +52,10 @@ def serve(
         int | None,
         typer.Option(min=1, metavar="N", help="Processes that share the port", show_default="1"),
     ] = None,
+    root_path: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Path under which a proxy offers it, e.g. /valuations"),
+    ] = None,
     bundle: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="A bundle, or a folder of bundles")
     ] = None,
@@ -86,6 +90,7 @@ def serve(
         ("server", "host"): host,
         ("server", "port"): port,
         ("server", "workers"): workers,
+        ("server", "root_path"): root_path,
         ("source", "local"): bundle,
         ("source", "tracking_uri"): tracking_uri,
         ("source", "model_name"): model,
@@ -109,7 +114,8 @@ def serve(
     app = from_environment()
     bound = bind(settings.server.host, settings.server.port)
     url = address(bound)
-    typer.echo(_announced(set_up_logs(settings.server), url))
+    offered = url + settings.server.root_path
+    typer.echo(_announced(set_up_logs(settings.server), offered))
     code = run(settings.server, bound, "tasador.ops.service:from_environment", app)
     if code:
         raise typer.Exit(code)
