@@ -49,7 +49,7 @@ def test_a_measured_figure_in_a_text_follows_its_source() -> None:
     text = "errs by <!--figure run.mape-->8.2<!--/-->%"
     follows = reference_pages.with_figures(text, {"run.mape": "12.4"})
     assert follows == "errs by <!--figure run.mape-->12.4<!--/-->%"
-    with pytest.raises(KeyError, match="run[.]mape"):
+    with pytest.raises(KeyError, match=r"run\.mape"):
         reference_pages.with_figures(text, {})
 
 
