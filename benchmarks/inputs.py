@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tasador.contract.model import TableContract
 from tasador.core.errors import TasadorError
-from tasador.data.sources import find_local, load_table
+from tasador.data.local_files import find_local
+from tasador.data.sources import load_table
 from tasador.data.validation import ValidatedTable, validate_table
 from tasador.registry.bundle_stores import newest_bundle
 from tasador.settings.compose import compose

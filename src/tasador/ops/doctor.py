@@ -19,7 +19,7 @@ from tasador.contract.model import SET_ASIDE
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import MissingExtraError, TasadorError, install_command
 from tasador.core.kernels import native
-from tasador.data.sources import find_local
+from tasador.data.local_files import find_local
 from tasador.inference.sources import with_defaults
 from tasador.monitoring.settings import read_watch_settings, whom_alerts_reach
 from tasador.registry.signature import TrustedKeys, trusted_files

@@ -15,7 +15,8 @@ from tasador.contract.model import Source
 from tasador.core import storage
 from tasador.core.errors import MissingExtraError, SourceError, StorageError
 from tasador.data import sources
-from tasador.data.sources import check_pin, find_local, load_table, read_stored, store_frame
+from tasador.data.local_files import find_local
+from tasador.data.sources import check_pin, load_table, read_stored, store_frame
 
 CSV = b"a,b\n1,x\n2,y\n"
 PIN = hashlib.sha256(CSV).hexdigest()
