@@ -150,6 +150,8 @@ def _show_report(report: Report) -> None:
         f"  rows that both models answered: {found.rows:,}, {found.stage_rows:,} in this stage"
     )
     out.print(f"  failures: {found.failures:,} of {found.attempts:,}")
+    if not found.rows:
+        return  # nothing is known of the differences yet
     alpha = one.rules.alpha
     if found.error.n:
         out.print(

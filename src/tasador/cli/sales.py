@@ -340,7 +340,8 @@ def ratio(
         if html is not None:
             out.print(f"wrote {escape(str(html))}")
         else:
-            follow(f"ratio {shlex.quote(file)} --sale {shlex.quote(sale)} --html study.html")
+            given = [file, "--sale", sale, *(["--estimate", estimate] if estimate else [])]
+            follow(f"ratio {shlex.join(given)} --html study.html")
     if fail and next(iter(found.studies.values())).not_met(trimmed=trim):
         raise typer.Exit(NOT_MET_EXIT_CODE)
 

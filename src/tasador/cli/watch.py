@@ -36,7 +36,7 @@ from tasador.cli.output import escape, note, out, time_text
 from tasador.cli.output import follow as print_next
 from tasador.core.clock import parse_moment, parse_span
 from tasador.metrics.regression import label
-from tasador.monitoring.verdict import ColumnDrift, Figure, Level, Verdict
+from tasador.monitoring.verdict import ColumnDrift, Figure, Finding, Level, Verdict
 
 if TYPE_CHECKING:
     from tasador.monitoring.alerts import AlertBook
@@ -366,16 +366,14 @@ def watch(
     watcher = Watcher(settings, served.source, served.records.url, served.records, workspace)
     run = settings_with(set_) if retrain or set_ else None
     at_work = False
-    before: list[str] = []
+    before: tuple[Finding, ...] = ()
 
     def tell(found: Round) -> None:
         nonlocal at_work, before
-        first, *findings = _lines(found)
-        # findings that stay the same are news once
-        out.print(f"{first}, as before" if findings and findings == before else first)
-        for line in () if findings == before else findings:
+        for line in _lines(found, before):
             out.print(line)
-        before = findings
+        if found.verdict is not None:
+            before = found.verdict.trouble
         if not retrain or run is None or not found.leads:
             return
         at_work = True
@@ -424,16 +422,20 @@ def _tended(
     return reconcile(place, settings)
 
 
-def _lines(found: Round) -> list[str]:
+def _lines(found: Round, before: tuple[Finding, ...]) -> list[str]:
+    """Return what a round found; findings that were there `before` are not repeated."""
     moment = datetime.now().astimezone().strftime("%d %b %H:%M:%S")
     if not found.leads:
         return [f"{moment} another watcher leads"]
     lines = []
     verdict = found.verdict
     if verdict is not None:
-        colour = _COLOURS[verdict.level]
-        lines.append(f"{moment} [{colour}]{verdict.level}[/] {verdict.rows:,} rows")
-        for finding in verdict.trouble[:8]:
+        colour, known = _COLOURS[verdict.level], {_which(one) for one in before}
+        new = [one for one in verdict.trouble if _which(one) not in known]
+        same = len(verdict.trouble) - len(new)
+        also = f", {same} finding{'' if same == 1 else 's'} as before" if same else ""
+        lines.append(f"{moment} [{colour}]{verdict.level}[/] {verdict.rows:,} rows{also}")
+        for finding in new[:8]:
             mark = _COLOURS[finding.level]
             lines.append(
                 f"    [{mark}]{finding.level:<5}[/] {finding.check} {escape(finding.subject)}: "
@@ -442,6 +444,10 @@ def _lines(found: Round) -> list[str]:
     for key, state in found.changes:
         lines.append(f"    alert {escape(key)} is now [{_STATES[state]}]{state}[/]")
     return lines + [f"    [yellow]{escape(problem)}[/]" for problem in found.problems]
+
+
+def _which(finding: Finding) -> tuple[str, ...]:
+    return finding.check, finding.subject, finding.level
 
 
 def _without_password(url: str) -> str:
@@ -490,7 +496,7 @@ def ack(
 ) -> None:
     """Acknowledge firing alerts, which stops their reminders."""
     book = _book(workspace)
-    _report("acknowledged", book.acknowledge(pattern, by or getpass.getuser()))
+    _report("acknowledged", book.acknowledge(pattern, by or getpass.getuser()), workspace)
 
 
 def silence(
@@ -509,7 +515,7 @@ def silence(
     """
     book = _book(workspace)
     seconds = parse_span(for_)
-    _report("silenced", book.silence(pattern, seconds, by or getpass.getuser(), reason))
+    _report("silenced", book.silence(pattern, seconds, by or getpass.getuser(), reason), workspace)
 
 
 def unsilence(
@@ -519,7 +525,7 @@ def unsilence(
 ) -> None:
     """End a silence."""
     book = _book(workspace)
-    _report("no longer silent", book.silence(pattern, 0.0, by or getpass.getuser(), ""))
+    _report("no longer silent", book.silence(pattern, 0.0, by or getpass.getuser(), ""), workspace)
 
 
 def simulate(
@@ -581,10 +587,10 @@ def simulate(
     print_next("monitor", workspace)
 
 
-def _report(what: str, keys: Sequence[str]) -> None:
+def _report(what: str, keys: Sequence[str], workspace: Path) -> None:
     for key in keys:
         out.print(f"{what}: {escape(key)}")
-    print_next("alerts list" if keys else "alerts list --all")
+    print_next("alerts list" if keys else "alerts list --all", workspace)
     if not keys:
         out.print("no alert matches")
         raise typer.Exit(1)
