@@ -77,10 +77,12 @@ def models(
     _show_notes(notes)
     chosen = place.model_name
     if len(by_name) > 1:
-        out.print(f"in use: {escape(chosen)}" if chosen else "in use: none; tasador use NAME")
+        out.print(f"in use: {escape(chosen)}" if chosen else "in use: none")
     meant = found if len(by_name) == 1 else by_name.get(chosen or "", [])
     if meant:
         follow(_after_models(meant), workspace, registry, model)
+    else:
+        follow("use NAME", workspace, registry)
 
 
 def _version_line(version: ModelVersion) -> tuple[str, ...]:
