@@ -30,7 +30,6 @@ from tasador.core.http import Patience, UnsafeAddressError, opened
 from tasador.core.progress import progress
 from tasador.data import synthetic
 from tasador.data.errors import UnreadableTableError
-from tasador.data.local_files import REAL_DATA_VARIABLE, places
 from tasador.data.readers import TableFile, concatenated, parse_file, read_source
 from tasador.data.sql_table import without_password
 from tasador.data.table import Table
@@ -89,7 +88,7 @@ def load_table(
     """
     source = contract.source
     failures: list[str] = []
-    for place in places(source.paths, search):
+    for place in storage.places(source.paths, search):
         contents = _read_places(place, offline, failures)
         if contents:
             return _accept(contract, contents, place, storage_folder, failures)
@@ -112,7 +111,8 @@ def load_table(
         f"the table {contract.name!r} was not found",
         expected="a path, an address or a generator in `source` that has it",
         got="; ".join(failures) or "no source at all",
-        remedy=f"put the file in one of these places, or set {REAL_DATA_VARIABLE} to its folder",
+        remedy="put the file in one of these places, or set "
+        f"{storage.REAL_DATA_VARIABLE} to its folder",
     )
 
 

@@ -17,7 +17,6 @@ from tasador.core import storage
 from tasador.core.escape import cell
 from tasador.core.hashing import sha256_bytes, sha256_file, to_plain
 from tasador.data import sources
-from tasador.data.local_files import find_local
 from tasador.data.split import split_table
 from tasador.data.table import Part, SealedPart, Splits, Table
 from tasador.data.validation import validate_table
@@ -58,7 +57,7 @@ def download_inputs(run: RunContext) -> Any:
     if run.given is not None:
         return to_plain(run.given)
     settings = run.settings.download
-    local = find_local(run.settings.contract, settings.search)
+    local = storage.find_local(run.settings.contract.source.paths, settings.search)
     content = None if local is None else [str(local), sha256_file(local)]
     return [run.settings.contract.source, settings, run.settings.seed, content]
 
