@@ -513,7 +513,7 @@ def demo(
     It uses a workspace, registry, database and ports of its own, and ignores TASADOR_* variables.
     Ctrl-C stops it.
     """
-    from tasador.data.sources import REAL_DATA_VARIABLE
+    from tasador.core.storage import REAL_DATA_VARIABLE
     from tasador.ops.demo import INTERVAL_S, POLICY, WINDOW_S
     from tasador.ops.demo import demo as show
 

@@ -133,7 +133,7 @@ class RecordSettings:
         queue: Most records that wait in memory. In ``async`` mode what comes above is lost and
             counted; in ``durable`` mode it is refused.
         group: Most records committed at once.
-        spool: Folder of the spool files; None puts it beside an SQLite database, or under
+        spool: Folder of the spool files; null puts it beside an SQLite database, or under
             ``workspace/spool``.
         spool_bytes: Most bytes of a process's spool.
         bound_s: Longest time a valuation waits for the database before the spool takes over.

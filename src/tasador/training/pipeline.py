@@ -300,6 +300,8 @@ def sample_valuation(run: RunContext, rows: Rows, model: TrainedModel) -> tuple[
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.10g}"
     return date_text(seconds_of(value)) if isinstance(value, dt.date) else str(value)
 
 
