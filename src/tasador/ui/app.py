@@ -81,10 +81,12 @@ _STYLE = """<style>
 
 def main() -> None:
     """Draw the page that was chosen."""
+    icon, wordmark = (Path(__file__).with_name(f"{name}.svg") for name in ("icon", "wordmark"))
     st.set_page_config(
-        page_title="tasador", page_icon=Path(__file__).with_name("icon.svg"), layout="wide",
+        page_title="tasador", page_icon=icon, layout="wide",
         menu_items={"Get help": None, "Report a bug": None, "About": None},
     )  # fmt: skip
+    st.logo(wordmark, size="large", icon_image=wordmark)
     language()
     st.html(_STYLE)
 

@@ -488,24 +488,6 @@ def waterfall(steps: Sequence[tuple[str, float]], start: float, unit: str | None
     return figure
 
 
-def interval_bar(lower: float, estimate: float, upper: float) -> go.Figure:
-    """Return an estimate within its interval; their numbers stand beside it."""
-    figure = go.Figure(
-        go.Scatter(
-            x=[lower, upper], y=[0, 0], mode="lines", line={"width": 12, "color": "#8fb4dd"},
-            hoverinfo="skip",
-        )
-    )  # fmt: skip
-    figure.add_scatter(
-        x=[estimate], y=[0], mode="markers", marker={"size": 18, "color": UP}, hoverinfo="skip",
-    )  # fmt: skip
-    laid_out(figure, 36)
-    figure.update_layout(margin={"l": 8, "r": 8, "t": 0, "b": 0})
-    figure.update_yaxes(visible=False, range=[-1, 1])
-    figure.update_xaxes(visible=False)
-    return figure
-
-
 def histogram(values: Sequence[float], unit: str | None, name: str) -> go.Figure:
     """Return how many of the values lie where, in bars of one width.
 
