@@ -77,6 +77,12 @@ _STYLE = """<style>
   h1 {font-size: 1.7rem !important;}
 }
 </style>"""
+#: Streamlit's own words, which it has in English only.
+_WORDS = """<style>
+[data-testid=stFileUploaderDropzone] button p, [data-testid=InputInstructions] {font-size: 0;}
+[data-testid=stFileUploaderDropzone] button p::after {content: "%s"; font-size: 1rem;}
+[data-testid=stFileUploaderDropzoneInstructions] {visibility: hidden;}
+</style>"""
 
 
 def main() -> None:
@@ -89,6 +95,8 @@ def main() -> None:
     st.logo(wordmark, size="large", icon_image=wordmark)
     language()
     st.html(_STYLE)
+    if language() != "en":
+        st.html(_WORDS % say("upload"))
 
     pages = [
         st.Page(_value, title=say("page.value"), icon=":material/home_work:", default=True,

@@ -497,7 +497,11 @@ def histogram(values: Sequence[float], unit: str | None, name: str) -> go.Figure
         name: What they are.
     """
     lang = language()
-    figure = go.Figure(go.Histogram(x=list(values), nbinsx=40, marker={"color": UP}))
+    figure = go.Figure(
+        go.Histogram(
+            x=list(values), nbinsx=min(40, 4 + math.isqrt(len(values))), marker={"color": UP}
+        )
+    )
     laid_out(figure, 240, separators=",." if lang == "es" else ".,", bargap=0.04)
     figure.update_xaxes(title=chart(f"{name} ({unit})" if unit else name), tickformat=",")
     figure.update_yaxes(title=say("batch.rows"))
@@ -528,7 +532,9 @@ def draw_table(columns: Sequence[Shown]) -> None:
     style = frame.style.format(
         {column.name: _writer(column, lang) for column in columns}, na_rep="–"
     )
-    st.dataframe(style, hide_index=True)
+    texts = {column.name: st.column_config.TextColumn(width="large")
+             for column in columns if any(len(str(v)) > 40 for v in column.values)}  # fmt: skip
+    st.dataframe(style, hide_index=True, column_config=texts)
 
 
 def _writer(column: Shown, lang: Language) -> Any:
