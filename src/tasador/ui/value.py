@@ -149,7 +149,8 @@ def _draw_confidence(valuation: Mapping[str, Any]) -> None:
         said.append(say("value.confidence", grade=grade, words=words, fsd=fsd))
     if valuation.get("support") is not None:
         said.append(escaped(reports.reach_text(valuation["support"], lang)))
-    st.markdown("  \n".join(said).replace(" %", "\u00a0%"))
+    if said:
+        st.markdown("  \n".join(said).replace(" %", "\u00a0%"))
 
 
 def _draw_reports(found: Model, row: Mapping[str, Any]) -> None:
