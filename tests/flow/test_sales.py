@@ -71,6 +71,39 @@ def test_init_proposes_what_was_sold_and_when(project: Path) -> None:
     text = (project / "conf" / "dataset" / "homes.yaml").read_text()
     assert "role: timestamp" in text
     assert "role: property" in text
+    assert "without_last" not in text  # these numbers say nothing of the place
+
+
+def test_what_parcel_numbers_begin_with_informs_and_is_learned_from_the_table(
+    quick_pictures: None, tmp_path: Path
+) -> None:
+    rng = random.Random(5)
+    dear = {f"{plat:04}": rng.gauss(0, 0.4) for plat in range(60)}
+    with (tmp_path / "lots.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["parcel_no", "area", "price"])
+        for plat, level in dear.items():
+            for lot in range(12):
+                area = rng.uniform(50, 200)
+                price = area * 1000 * math.exp(level + rng.gauss(0, 0.05))
+                writer.writerow([f"{plat}-{lot:03}", round(area), round(price)])
+    said = output_of(tmp_path, "init", "lots.csv", "--target", "price", "--yes")
+    assert "'parcel_no' without their last 4 characters" in " ".join(said.split())
+    contract = yaml.safe_load((tmp_path / "conf" / "dataset" / "lots.yaml").read_text())
+    column = contract["columns"]["parcel_no_prefix"]
+    assert column["extract"] == {"without_last": 4}
+    assert column["learned"] is True
+    assert "categories" not in column
+    output_of(tmp_path, "run", "dataset=lots", *QUICK, "~selection.families.decision_tree")
+    (bundle,) = (tmp_path / "workspace" / "bundles").glob("*/manifest.json")
+    levels = json.loads(bundle.read_text())["contract"]["columns"]["parcel_no_prefix"]["categories"]
+    assert levels == sorted(dear)
+    high, low = (pick(dear, key=dear.__getitem__) for pick in (max, min))
+    a, b = (value(tmp_path, {"parcel_no": f"{p}-900", "area": 100}) for p in (high, low))
+    assert a["predicted_price"] > 1.8 * b["predicted_price"]
+    unknown = value(tmp_path, {"parcel_no": "9999-001", "area": 100})
+    assert b["predicted_price"] < unknown["predicted_price"] < a["predicted_price"]
+    assert value(tmp_path, {"area": 100})["predicted_price"] > 0
 
 
 def test_the_newest_sales_are_tested_and_the_random_figure_stands_beside(project: Path) -> None:

@@ -26,8 +26,9 @@ from tasador.contract.formats import date_text, seconds_of
 from tasador.core import clock
 from tasador.core.hashing import fingerprint
 from tasador.core.ray_engine import check_engine
-from tasador.data.derive_files import with_files_read
+from tasador.data.contract_tables import with_files_read, with_levels_learned
 from tasador.data.errors import HalfLifeError
+from tasador.data.sources import read_stored
 from tasador.registry.model_bundle import load_bundle
 from tasador.reporting.cards import (
     Card,
@@ -73,7 +74,7 @@ def _contract(run: RunContext) -> str:
     By which groups figures are compared changes the last step alone.
     """
     plain = run.settings.contract.to_dict()
-    others = ("source", "fairness")
+    others = ("source", "fairness", "translations")
     return fingerprint({key: value for key, value in plain.items() if key not in others})
 
 
@@ -191,6 +192,7 @@ def run_steps(step: StepRunner) -> tuple[Evidence, TrainedModel]:
     table = step(DOWNLOAD)
     # the same bytes from another place give the same keys
     step.key = fingerprint([table.content_hash, table.origin])
+    step.run = _with_levels(step.run, table)
     rows = step(SEGREGATE, table)
     imputation = step(IMPUTE, rows)
     features = step(FEATURES, rows, imputation)
@@ -198,6 +200,16 @@ def run_steps(step: StepRunner) -> tuple[Evidence, TrainedModel]:
     sweep = step(SWEEP, rows, features, search)
     evidence = Evidence(table, rows, features, search, sweep)
     return evidence, step(REGISTER, evidence)
+
+
+def _with_levels(run: RunContext, table: StoredTable) -> RunContext:
+    contract = run.settings.contract
+    if not any(column.learned for column in contract.columns):
+        return run
+    frame = read_stored(run.workspace / "data", table.content_hash)
+    return replace(
+        run, settings=replace(run.settings, contract=with_levels_learned(contract, frame))
+    )
 
 
 _log = logging.getLogger(__name__)
@@ -380,6 +392,7 @@ def _train(
         with suppress(StoppedError):
             with run.open:
                 evidence, model = run_steps(step)
+            run = step.run
             write_model_files(run, evidence, model)
             if evidence.sweep.trial_runs:
                 save_json(run.run_folder / "trial_runs.json", evidence.sweep.trial_runs)
