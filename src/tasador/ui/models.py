@@ -9,7 +9,7 @@ import streamlit as st
 
 from tasador.ops.api_client import ServiceRefusedError
 from tasador.ui.texts import escaped, moment
-from tasador.ui.widgets import client, model, say
+from tasador.ui.widgets import client, draw_header, model, say
 
 #: Metric: its heading, and how it is printed.
 _METRICS = {
@@ -26,16 +26,14 @@ _DONE = "models done"
 
 def draw() -> None:
     """Draw the page."""
-    st.title(say("models.title"))
     found = model()
+    draw_header(say("models.title"), found)
     cells = st.columns(3)
     digits = found.version.rsplit("-", 1)[-1]
     said = found.info.get("release") or digits
     cells[0].metric(say("models.answers"), said, help=escaped(found.version))
     cells[1].metric(say("models.source"), str(found.info["source"]))
     cells[2].metric(say("models.origin"), say(f"origin.{found.info['origin']}"))
-    if found.info["origin"] == "synthetic":
-        st.warning(say("models.synthetic"), icon=":material/science:")
     try:
         listed = client().get("/api/v1/models/versions")
         entries = client().get("/api/v1/models/history", {"limit": 100})["entries"]

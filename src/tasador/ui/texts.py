@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 
 from tasador.core import escape
-from tasador.core.languages import Language, digits_of, number, text_of
+from tasador.core.languages import Language, number, text_of
 
 #: Languages by their code, as they call themselves.
 LANGUAGES: dict[str, str] = {"en": "English", "es": "Español"}
@@ -20,6 +21,7 @@ def text(key: str, language: Language, **values: object) -> str:
 #: Key: English, Spanish.
 TEXTS: dict[str, tuple[str, str]] = {
     "language": ("Language", "Idioma"),
+    "upload": ("Choose a file", "Elegir un archivo"),
     "details": ("Details", "Detalles"),
     "again": ("Try again", "Intentar de nuevo"),
     "page.value": ("Value", "Valorar"),
@@ -48,35 +50,56 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     # --- forms
     "field.as_of": ("Value as of ({column})", "Valorar a fecha de ({column})"),
-    "field.between": ("From {low} to {high}", "De {low} a {high}"),
+    "field.between": ("Between {low} and {high}", "Entre {low} y {high}"),
     "field.least": ("At least {low}", "Al menos {low}"),
     "field.most": ("At most {high}", "Como máximo {high}"),
     "field.optional": ("May be left empty", "Puede quedar vacío"),
+    "fault.between": ("Must be between {low} and {high}.", "Debe estar entre {low} y {high}."),
+    "fault.least": ("Must be at least {low}.", "Debe ser al menos {low}."),
+    "fault.most": ("Must be at most {high}.", "Debe ser como máximo {high}."),
+    "fault.whole_between": (
+        "Must be a whole number between {low} and {high}.",
+        "Debe ser un número entero entre {low} y {high}.",
+    ),
+    "fault.whole_least": (
+        "Must be a whole number of at least {low}.", "Debe ser un número entero, al menos {low}.",
+    ),
+    "fault.whole_most": (
+        "Must be a whole number of at most {high}.",
+        "Debe ser un número entero, como máximo {high}.",
+    ),
+    "fault.category": ("Must be one of: {known}.", "Debe ser uno de estos: {known}."),
+    # --- the model that answers
+    "model.version": ("Version {number}", "Versión {number}"),
+    "model.release": ("Release {release}", "Edición {release}"),
+    "alias.champion": ("champion", "campeón"),
+    "alias.challenger": ("challenger", "aspirante"),
+    "alias.staging": ("staging", "en pruebas"),
     # --- value
     "value.title": ("What is it worth?", "¿Cuánto vale?"),
-    "value.ask": ("Value it", "Valorar"),
-    "value.asking": ("Valuing…", "Valorando…"),
     "value.refused": (
-        "Nothing was valued: {count} of the values cannot be right. See the fields above.",
-        "No se valoró nada: {count} de los valores no pueden ser correctos. Vea los campos.",
+        "No value for these inputs. Fields to correct: {count}.",
+        "Sin valor para estos datos. Campos por corregir: {count}.",
+    ),
+    "value.last": (
+        "Before the last change: {value}", "Antes del último cambio: {value}",
     ),
     "value.estimate": ("Estimate: {target}", "Estimación: {target}"),
+    "value.exact": ("Not rounded", "Sin redondear"),
     "value.interval": (
-        "**{share} %** of such intervals hold the real value: **{low}** to **{high}**",
-        "El **{share} %** de estos intervalos contiene el valor real: de **{low}** a **{high}**",
+        "{share} prediction interval: **{low} – {high}**",
+        "Intervalo de predicción del {share}: **{low} – {high}**",
     ),
     "value.confidence": (
-        "Confidence **{confidence}**, class **{grade}**: 68 % of such errors are within {fsd} %",
-        "Confianza **{confidence}**, clase **{grade}**: el 68 % de esos errores no pasa de {fsd} %",
+        "Confidence class **{grade}** ({words}): two thirds of such errors are within {fsd}",
+        "Confianza de clase **{grade}** ({words}): dos tercios de esos errores no pasan del {fsd}",
     ),
-    "value.support": ("{count} comparables within reach", "{count} comparables al alcance"),
     "value.why": ("Where the estimate comes from", "De dónde sale la estimación"),
     "value.comparables": ("Comparables", "Comparables"),
     "value.comparables_help": (
         "The {count} nearest rows that the model was trained on, with their real values.",
         "Las {count} filas más cercanas con las que se entrenó el modelo, con su valor real.",
     ),
-    "value.near": ("Comparables on the map", "Comparables en el mapa"),
     "value.label": ("Name", "Nombre"),
     "value.id": ("Identifier", "Identificador"),
     "value.date": ("Sold", "Vendido"),
@@ -97,17 +120,17 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Cada cuadro: filas de entrenamiento, con el color de su valor mediano. Toque uno para "
         "situarse ahí.",
     ),
-    "waterfall.start": ("Typical value", "Valor típico"),
-    "waterfall.end": ("Estimate", "Estimación"),
-    "waterfall.help": (
-        "Exact parts (TreeSHAP), grouped by where the information comes from and applied one "
-        "after the other.",
-        "Partes exactas (TreeSHAP), agrupadas por el origen de la información y aplicadas una "
-        "tras otra.",
+    "waterfall.total": ("Together", "En total"),
+    "waterfall.axis": (
+        "Against the typical value, {typical}", "Respecto al valor típico, {typical}",
     ),
-    "part.comparables": ("Comparables nearby", "Comparables cercanos"),
-    "part.area": ("Area", "Zona"),
-    "part.others": ("Everything else", "Todo lo demás"),
+    "waterfall.help": (
+        "What each group of columns adds to the typical value or takes from it; together they give "
+        "the estimate (TreeSHAP).",
+        "Lo que cada grupo de columnas suma al valor típico o le resta; juntos dan la estimación "
+        "(TreeSHAP).",
+    ),
+    "group.others": ("Everything else", "Todo lo demás"),
     # --- batch
     "batch.title": ("A file of rows", "Un archivo de filas"),
     "batch.help": (
@@ -124,6 +147,34 @@ TEXTS: dict[str, tuple[str, str]] = {
     "batch.meaning": ("Meaning", "Significado"),
     "batch.file": ("File", "Archivo"),
     "batch.ask": ("Value all rows", "Valorar todas las filas"),
+    "batch.none": (
+        "No file yet: choose one above. The template shows what it looks like.",
+        "Todavía no hay archivo: elija uno arriba. La plantilla muestra cómo es.",
+    ),
+    "batch.empty": ("The file has no rows.", "El archivo no tiene filas."),
+    "batch.none_valued": (
+        "No row could be valued: see the errors above.",
+        "No se pudo valorar ninguna fila: vea los errores.",
+    ),
+    "batch.no_inputs": (
+        "The download has no input columns: some lines of the file cannot be read. Rows are "
+        "numbered as in the file.",
+        "La descarga no lleva las columnas de entrada: hay líneas del archivo que no se pueden "
+        "leer. Las filas van numeradas como en el archivo.",
+    ),
+    "batch.rows": ("Rows", "Filas"),
+    "batch.class": ("Confidence", "Confianza"),
+    "batch.got": ("Got {got}.", "Se recibió {got}."),
+    "batch.comma": (
+        "Write numbers with a decimal point: {point}, not {given}.",
+        "Escriba los números con punto decimal: {point}, no {given}.",
+    ),
+    "kind.number": ("number", "número"),
+    "kind.integer": ("whole number", "número entero"),
+    "kind.category": ("category", "categoría"),
+    "kind.datetime": ("date", "fecha"),
+    "kind.text": ("text", "texto"),
+    "kind.identifier": ("identifier", "identificador"),
     "batch.sending": ("Sending…", "Enviando…"),
     "batch.progress": ("{done} rows done", "{done} filas hechas"),
     "batch.valued": ("Valued", "Valoradas"),
@@ -262,8 +313,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "origin.real": ("real rows", "filas reales"),
     "origin.synthetic": ("generated rows", "filas generadas"),
     "models.synthetic": (
-        "This model was trained on generated rows: its figures say nothing about the world.",
-        "Este modelo se entrenó con filas generadas: sus cifras no dicen nada del mundo.",
+        "**Synthetic data.** This model was trained on generated rows: its figures say nothing "
+        "about real values.",
+        "**Datos sintéticos.** Este modelo se entrenó con filas generadas: sus cifras no dicen "
+        "nada de valores reales.",
     ),
     "models.no_registry": (
         "There is no registry to list versions from.",
@@ -342,9 +395,39 @@ TEXTS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
-def rounded(value: float | None) -> float | None:
-    """Return an estimate with the digits that its size deserves, for a table of numbers."""
-    return None if value is None else round(value, digits_of(value))
+def step_of_size(value: float) -> float:
+    """Return what an estimate of this size is rounded to, so that 3 to 4 digits are left.
+
+    Four where the first is 1, which keeps the rounding below 0.25% of any value; 1 for zero.
+    """
+    size = abs(value)
+    if not 0 < size < math.inf:
+        return 1.0
+    power = math.floor(math.log10(size))
+    first = size / 10.0**power
+    return float(10.0 ** (power - (3 if first < 2 else 2)))
+
+
+def money(
+    value: float | None, unit: str | None, language: Language, step: float | None = None,
+    *, signed: bool = False,
+) -> str:  # fmt: skip
+    """Return an amount rounded by its size, with its unit; a dash for none.
+
+    Args:
+        value: The amount.
+        unit: Of the target.
+        language: Of the page.
+        step: What it is rounded to, a power of ten; by its own size when None.
+        signed: Whether a plus is written.
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    step = step_of_size(value) if step is None else step
+    digits = max(0, -round(math.log10(step)))
+    nearest = round(value / step) * step + 0.0
+    sign = "+" if signed and nearest > 0 else ""
+    return f"{sign}{number(nearest, digits, language)} {unit or ''}".rstrip()
 
 
 def percent(value: float | None, digits: int = 1, language: Language = "en") -> str:
