@@ -172,7 +172,9 @@ def command(host: str, port: int) -> list[str]:
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
-        "theme.primaryColor": "#2b6cb0",
+        # of each theme: one colour for both would force the light one
+        "theme.light.primaryColor": "#2b6cb0",
+        "theme.dark.primaryColor": "#6ea8e0",
     }
     given = [f"--{name}={value}" for name, value in options.items()]
     return [sys.executable, "-m", "streamlit", "run", str(app), *given]

@@ -54,7 +54,8 @@ def tab_address(page: str) -> str:
     The service's own address will not do: a browser may not reach it, and it may want a key.
     """
     files = runtime.get_instance().media_file_mgr
-    return files.add(page.encode(), "text/html", "run report")
+    base = str(st.get_option("server.baseUrlPath")).strip("/")
+    return (f"/{base}" if base else "") + files.add(page.encode(), "text/html", "run report")
 
 
 def guarded(draw: Callable[[], None]) -> None:
@@ -91,16 +92,26 @@ _STYLE = """<style>
   h1 {font-size: 1.7rem !important;}
 }
 </style>"""
+#: Streamlit's own words, which it has in English only.
+_WORDS = """<style>
+[data-testid=stFileUploaderDropzone] button p, [data-testid=InputInstructions] {font-size: 0;}
+[data-testid=stFileUploaderDropzone] button p::after {content: "%s"; font-size: 1rem;}
+[data-testid=stFileUploaderDropzoneInstructions] {visibility: hidden;}
+</style>"""
 
 
 def main() -> None:
     """Draw the page that was chosen."""
+    icon, wordmark = (Path(__file__).with_name(f"{name}.svg") for name in ("icon", "wordmark"))
     st.set_page_config(
-        page_title="tasador", page_icon=Path(__file__).with_name("icon.svg"), layout="wide",
+        page_title="tasador", page_icon=icon, layout="wide",
         menu_items={"Get help": None, "Report a bug": None, "About": None},
     )  # fmt: skip
+    st.logo(wordmark, size="large", icon_image=wordmark)
     language()
     st.html(_STYLE)
+    if language() != "en":
+        st.html(_WORDS % say("upload"))
 
     pages = [
         st.Page(_value, title=say("page.value"), icon=":material/home_work:", default=True,

@@ -201,7 +201,8 @@ def error_text(contract: TableContract, said: str) -> str:
             parts.append(part)
             continue
         expected = widgets.fault_text(column, part.partition(": ")[2])
-        parts.append(f"{label(column.name)}: {expected} {say('batch.got', got=found['got'])}")
+        got = say("batch.got", got=found["got"])
+        parts.append(f"{label(column.name)}: {expected[:1].lower()}{expected[1:]} {got}")
     return " ".join(parts)
 
 

@@ -20,6 +20,7 @@ def text(key: str, language: Language, **values: object) -> str:
 #: Key: English, Spanish.
 TEXTS: dict[str, tuple[str, str]] = {
     "language": ("Language", "Idioma"),
+    "upload": ("Choose a file", "Elegir un archivo"),
     "again": ("Try again", "Intentar de nuevo"),
     "page.value": ("Value", "Valorar"),
     "page.batch": ("Batch", "Por lotes"),

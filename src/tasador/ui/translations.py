@@ -184,12 +184,16 @@ _SPANISH: dict[str, str] = {
         "el campeón cambió de {before} a {after} mientras se comparaba con él la versión {number}",
     "version {number} is rejected": "la versión {number} está rechazada",
     "version {number} is rolled back": "la versión {number} está revertida",
-    "version {number} is rejected: got {why}": "la versión {number} está rechazada: {why}",
-    "version {number} is rolled back: got {why}": "la versión {number} está revertida: {why}",
     "version {number} has not been champion": "la versión {number} no ha sido campeona",
     "{model} has had no champion before version {number}":
         "{model} no tuvo campeón antes de la versión {number}",
-    "a valid API key is needed": "hace falta una clave de API válida",
+    "no API key was sent": "no se envió ninguna clave de API",
+    "the API key is not known": "no se conoce esa clave de API",
+    "this key may not use the admin routes": "esa clave no es de administración",
+    "this key may not use the admin routes: got {what}": (
+        "esa clave no es de administración: {what}"
+    ),
+    "the key {name} of role {role}": "la clave {name} de tipo {role}",
     "the admin routes need a key of role admin":
         "hace falta una clave de administración, y esta no lo es",
     "no such alert fires": "esa alerta ya no está activa",

@@ -23,13 +23,14 @@ _FAMILY = {"html": "text", "pdf": "application"}
 #: On a phone the columns' blocks are one list: the estimate stays in sight above the fields.
 _STYLE = """<style>
 @media (max-width: 640px) {
-  .st-key-row_and_value > [data-testid=stHorizontalBlock],
   .st-key-row_and_value > * > [data-testid=stHorizontalBlock] {flex-direction: column;
-    flex-wrap: nowrap;}
+    flex-wrap: nowrap; gap: 1rem;}
   .st-key-row_and_value [data-testid=stColumn]:has(.st-key-headline),
   .st-key-row_and_value [data-testid=stColumn]:has(.st-key-headline) > div {display: contents;}
   [data-testid=stLayoutWrapper]:has(> .st-key-headline) {order: -1; position: sticky; top: 3.2rem;
-    z-index: 9;}
+    z-index: 9; background: Canvas;}
+  .st-key-row_and_value [data-testid=stColumn] {width: 100%; min-width: 100%;}
+  .st-key-headline {gap: 0.25rem; padding: 0.5rem 1rem;}
 }
 </style>"""
 
@@ -76,6 +77,7 @@ def _answer(found: Model, row: dict[str, Any], slots: Mapping[str, Any]) -> dict
             st.info(escaped(valuation["no_value"]), icon=":material/block:")
             return answer
         _draw_estimate(found, valuation)
+    _draw_confidence(valuation)
     for warning in valuation["warnings"]:
         st.warning(escaped(reports.warning(warning, language())), icon=":material/info:")
     _draw_groups(found, answer)
@@ -136,9 +138,10 @@ def _draw_estimate(found: Model, valuation: Mapping[str, Any]) -> None:
     high = money(interval["upper"], target.unit, lang, step)
     share = reports.percent(100 * interval["coverage"], 0, lang)
     st.markdown(say("value.interval", share=share, low=escaped(low), high=escaped(high)))
-    figure = widgets.interval_bar(interval["lower"], estimate, interval["upper"])
-    st.plotly_chart(figure, key="interval", config=widgets.CONFIG)
-    said = []
+
+
+def _draw_confidence(valuation: Mapping[str, Any]) -> None:
+    said, lang = [], language()
     if valuation.get("fsd") is not None:
         grade = valuation["confidence_class"]
         words = reports.text(f"class.{grade}", lang)
@@ -146,7 +149,8 @@ def _draw_estimate(found: Model, valuation: Mapping[str, Any]) -> None:
         said.append(say("value.confidence", grade=grade, words=words, fsd=fsd))
     if valuation.get("support") is not None:
         said.append(escaped(reports.reach_text(valuation["support"], lang)))
-    st.markdown("  \n".join(said))
+    if said:
+        st.markdown("  \n".join(said).replace(" %", "\u00a0%"))
 
 
 def _draw_reports(found: Model, row: Mapping[str, Any]) -> None:
@@ -194,7 +198,7 @@ def _comparables_table(found: Model, near: Sequence[Mapping[str, Any]]) -> list[
     step = step_of_size(max(one["price"] for one in near))
     shown = [
         widgets.Shown("#", [one["n"] for one in near], 0),
-        widgets.Shown(label(target.name) + unit, [one["price"] for one in near], step=step),
+        widgets.Shown(label(target.name) + unit, [one["price"] for one in near]),
         widgets.Shown(
             say("value.adjusted") + unit, [one["adjusted_price"] for one in near], step=step
         ),

@@ -495,24 +495,6 @@ def waterfall(steps: Sequence[tuple[str, float]], start: float, unit: str | None
     return figure
 
 
-def interval_bar(lower: float, estimate: float, upper: float) -> go.Figure:
-    """Return an estimate within its interval; their numbers stand beside it."""
-    figure = go.Figure(
-        go.Scatter(
-            x=[lower, upper], y=[0, 0], mode="lines", line={"width": 12, "color": "#8fb4dd"},
-            hoverinfo="skip",
-        )
-    )  # fmt: skip
-    figure.add_scatter(
-        x=[estimate], y=[0], mode="markers", marker={"size": 18, "color": UP}, hoverinfo="skip",
-    )  # fmt: skip
-    laid_out(figure, 36)
-    figure.update_layout(margin={"l": 8, "r": 8, "t": 0, "b": 0})
-    figure.update_yaxes(visible=False, range=[-1, 1])
-    figure.update_xaxes(visible=False)
-    return figure
-
-
 def histogram(values: Sequence[float], unit: str | None, name: str) -> go.Figure:
     """Return how many of the values lie where, in bars of one width.
 
@@ -521,7 +503,11 @@ def histogram(values: Sequence[float], unit: str | None, name: str) -> go.Figure
         unit: The target's.
         name: What they are.
     """
-    figure = go.Figure(go.Histogram(x=list(values), nbinsx=40, marker={"color": UP}))
+    figure = go.Figure(
+        go.Histogram(
+            x=list(values), nbinsx=min(40, 4 + math.isqrt(len(values))), marker={"color": UP}
+        )
+    )
     laid_out(figure, 240, bargap=0.04)
     figure.update_xaxes(title=chart(f"{name} ({unit})" if unit else name), tickformat=",")
     figure.update_yaxes(title=say("batch.rows"))
@@ -558,7 +544,9 @@ def draw_table(columns: Sequence[Shown]) -> None:
         if column.colours:
             colour = column.colours.get
             style = style.map(lambda value, c=colour: f"color: {c(value, '')}", [column.name])
-    st.dataframe(style, hide_index=True)
+    texts = {column.name: st.column_config.TextColumn(width="large")
+             for column in columns if any(len(str(v)) > 40 for v in column.values)}  # fmt: skip
+    st.dataframe(style, hide_index=True, column_config=texts)
 
 
 def _writer(column: Shown, lang: Language) -> Any:
