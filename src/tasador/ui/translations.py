@@ -190,9 +190,6 @@ _SPANISH: dict[str, str] = {
     "no API key was sent": "no se envió ninguna clave de API",
     "the API key is not known": "no se conoce esa clave de API",
     "this key may not use the admin routes": "esa clave no es de administración",
-    "this key may not use the admin routes: got {what}": (
-        "esa clave no es de administración: {what}"
-    ),
     "the key {name} of role {role}": "la clave {name} de tipo {role}",
     "the admin routes need a key of role admin":
         "hace falta una clave de administración, y esta no lo es",
