@@ -189,6 +189,7 @@ _COLOURS = {"ok": "green", "cannot_tell": "cyan", "warn": "yellow", "alert": "re
 _STATES = {"firing": "red", "pending": "yellow", "ok": "green"}
 
 Pattern = Annotated[str, typer.Argument(help="Names of alerts, e.g. '*drift*'")]
+Reason = Annotated[str, typer.Option(help="Reason, kept in the audit log")]
 
 
 def _column(meaning: str) -> Any:
@@ -491,12 +492,13 @@ def list_(
 
 def ack(
     pattern: Pattern,
+    reason: Reason = "",
     by: By = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Acknowledge firing alerts, which stops their reminders."""
     book = _book(workspace)
-    _report("acknowledged", book.acknowledge(pattern, by or getpass.getuser()), workspace)
+    _report("acknowledged", book.acknowledge(pattern, by or getpass.getuser(), reason), workspace)
 
 
 def silence(
@@ -504,7 +506,7 @@ def silence(
     for_: Annotated[
         str, typer.Option("--for", metavar="DURATION", help="How long: 30m, 4h, 2d")
     ] = "1h",
-    reason: Annotated[str, typer.Option(help="Reason, kept in the audit log")] = "",
+    reason: Reason = "",
     by: By = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:

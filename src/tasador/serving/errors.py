@@ -82,6 +82,9 @@ PROBLEMS: dict[str, ProblemType] = {
         "nothing was evaluated yet",
         remedy="run `tasador watch` beside the service, or `tasador monitor` once",
     ),
+    "no_alert": _T(
+        404, "no such alert fires", remedy="it may be over: see /api/v1/monitoring/alerts"
+    ),
     "no_coordinates": _T(404, "this table has no coordinates to draw"),
     "no_report": _T(
         404,

@@ -286,7 +286,7 @@ def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
     @router.post(f"{ADMIN}models/promote", **changing)
     async def promote(request: Request, promotion: Promotion) -> dict[str, Any]:
         """Move an alias to a version that passes the gates, as `tasador promote`."""
-        who = _administrator(request)
+        who = administrator(request)
         async with lock:
             done = await asyncio.to_thread(
                 _call_lifecycle, lambda: lifecycle.promote(promotion, who)
@@ -298,7 +298,7 @@ def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
     @router.post(f"{ADMIN}models/rollback", **changing)
     async def rollback(request: Request, target: Return) -> dict[str, Any]:
         """Return to the previous champion or an earlier one, as `tasador rollback`."""
-        who = _administrator(request)
+        who = administrator(request)
         async with lock:
             done = await asyncio.to_thread(_call_lifecycle, lambda: lifecycle.rollback(target, who))
         await asyncio.to_thread(lifecycle.changed)
@@ -307,8 +307,8 @@ def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
     return router
 
 
-def _administrator(request: Request) -> str:
-    """Return who asks."""
+def administrator(request: Request) -> str:
+    """Return who asks, for the audit log."""
     exchange: Exchange = request.scope["tasador"]
     return f"api key {exchange.client}"
 

@@ -26,6 +26,7 @@ from tasador.modeling.training_rows import TrainingRows
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
 from tasador.monitoring.reference import build_reference
 from tasador.registry.known_sales import KnownSales, short_text
+from tasador.registry.manifest import CARD_HASH, CARD_TIME, CARD_VERSION
 from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.registry.writer import BundleParts, write_bundle
 from tasador.reporting.model_card import ModelFacts
@@ -276,13 +277,13 @@ def model_facts(
     cap = contract.target.cap
     return ModelFacts(
         model=" and ".join(describe_member(member) for member in choice.members),
-        version="the version in this bundle's manifest.json",
-        trained="the time in this bundle's manifest.json",
+        version=CARD_VERSION,
+        trained=CARD_TIME,
         origin=made.table.origin,
         source=made.table.source,
         data_hash=made.table.content_hash,
         code_commit=code_commit(),
-        bundle_hash="in this bundle's manifest.json",
+        bundle_hash=CARD_HASH,
         train_rows=len(train),
         test_rows=len(report.actual),
         refused_rows=made.rows.refused,
