@@ -166,7 +166,7 @@ def alerts_router(actions: AlertActions) -> APIRouter:
     router = APIRouter(
         prefix=f"{ADMIN}alerts", tags=["admin"], route_class=BodyRoute,
         dependencies=[Depends(require_admin)],
-        responses=answers(None, 400, 401, 403, 404, 422, 429, 500, 503),
+        responses=answers(None, "no_alert", "database_away"),
     )  # fmt: skip
 
     async def answered(act: Callable[[], list[str]]) -> AnsweredAlerts:
