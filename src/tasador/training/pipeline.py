@@ -35,6 +35,7 @@ from tasador.reporting.cards import (
 )
 from tasador.reporting.reports import (
     BundleReference,
+    Check,
     Comparison,
     Headline,
     RunSummary,
@@ -58,7 +59,7 @@ from tasador.training.context import (
 from tasador.training.errors import RunSettingsError, WorkspaceError
 from tasador.training.final_model import check_refit
 from tasador.training.register import step as register
-from tasador.training.register.tracking import publish, write_model_files
+from tasador.training.register.tracking import champion_check, publish, write_model_files
 from tasador.training.step_cache import OnStep, Step, StepCache, StepRunner, StoppedError
 from tasador.training.wandb_trials import check_recording
 
@@ -156,6 +157,7 @@ REGISTER = Step(
         "training.register.measuring",
         "training.register.contents",
         "training.register.card",
+        "training.register.result",
         "training.final_model",
         "training.sales",
         "monitoring.error_estimation",
@@ -163,7 +165,10 @@ REGISTER = Step(
         "monitoring.column_summary",
         "training.selection_card",
         "reporting.model_card",
+        "reporting.card_markdown",
         "reporting.evaluation_tables",
+        "reporting.evaluation_plots",
+        "reporting.result_plots",
     ),
     lambda run: [
         run.settings.register,
@@ -376,6 +381,7 @@ def _train(
     model: TrainedModel | None = None
     sample: tuple[str, ...] = ()
     registered: str | None = None
+    champion: tuple[Check, ...] = ()
     try:
         with suppress(StoppedError):
             with run.open:
@@ -384,11 +390,12 @@ def _train(
             if evidence.sweep.trial_runs:
                 save_json(run.run_folder / "trial_runs.json", evidence.sweep.trial_runs)
             sample = sample_valuation(run, evidence.rows, model)
+            champion = champion_check(run, evidence, model)
             registered = publish(run, evidence, model, step.cards)
     except BaseException:
         _report(step, ())
         raise
-    report = _report(step, sample)
+    report = _report(step, sample, champion)
     return TrainOutcome(
         run.run_id, run.run_folder, report, tuple(step.cards),
         None if model is None else model.outcome, sample, registered,
@@ -449,7 +456,7 @@ def _start(settings: RunSettings, workspace: Path, table: StoredTable | None) ->
     )
 
 
-def _report(step: StepRunner, sample: tuple[str, ...]) -> Path:
+def _report(step: StepRunner, sample: tuple[str, ...], champion: tuple[Check, ...] = ()) -> Path:
     run, cards = step.run, step.cards
     contract = run.settings.contract
     table: StoredTable | None = step.results.get(DOWNLOAD.name)
@@ -458,8 +465,10 @@ def _report(step: StepRunner, sample: tuple[str, ...]) -> Path:
     save_json(run.run_folder / "run.json", {"dataset": contract.name, "version": version})
     headline: tuple[Headline, ...] = ()
     compared: tuple[Comparison, ...] = ()
+    checks: tuple[Check, ...] = ()
     bundle = None
     if model is not None:
+        checks = (*(Check(**entry) for entry in model.outcome["checks"]), *champion)
         headline = tuple(Headline(**entry) for entry in model.outcome["headline"])
         compared = tuple(Comparison(**entry) for entry in model.outcome["comparison"])
         folder = str(run.bundles / model.outcome["folder"])
@@ -480,5 +489,7 @@ def _report(step: StepRunner, sample: tuple[str, ...]) -> Path:
         sample=sample,
         cards=tuple(cards),
         measured="" if model is None else model.outcome["measured"],
+        sentence="" if model is None else model.outcome["sentence"],
+        checks=checks,
     )
     return write_report(run.run_folder / "report.html", summary)

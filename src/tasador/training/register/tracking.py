@@ -25,6 +25,7 @@ from tasador.registry.signature import password, sign_bundle, signing_key
 from tasador.registry.versions import ModelVersion
 from tasador.reporting.cards import Card, CardTable, render, save_figures
 from tasador.reporting.model_card import FILES
+from tasador.reporting.reports import Check
 from tasador.settings.compose import to_yaml
 from tasador.training.context import (
     Evidence,
@@ -35,6 +36,7 @@ from tasador.training.context import (
     save_json,
 )
 from tasador.training.errors import RegistrationError
+from tasador.training.register.result import against_champion
 from tasador.training.selection_card import describe
 
 #: What is attached to the run in the model registry.
@@ -74,6 +76,19 @@ def write_model_files(run: RunContext, made: Evidence, model: TrainedModel) -> N
 def tracking_uri(run: RunContext) -> str:
     """Return where runs are tracked: as configured, or SQLite in the workspace."""
     return run.settings.tracking.uri or f"sqlite:///{run.workspace.resolve()}/mlflow.db"
+
+
+def champion_check(run: RunContext, made: Evidence, model: TrainedModel) -> tuple[Check, ...]:
+    """Return how the model compares with the champion; empty where none can be read."""
+    if not run.settings.tracking.enabled:
+        return ()
+    try:
+        versions = list_versions(tracking_uri(run), run.settings.contract.model_name)
+    except RegistryError:  # said when the version is registered
+        return ()
+    outcome, metric = model.outcome, run.settings.sweep.metric
+    test = outcome["metrics"]["test"]
+    return against_champion(versions, outcome["version"], metric, test, made.table.content_hash)
 
 
 def publish(run: RunContext, made: Evidence, model: TrainedModel, cards: list[Card]) -> str | None:
