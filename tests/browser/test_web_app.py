@@ -63,14 +63,14 @@ def judged(service: Server, house_rows, house_contract) -> None:
 
 def test_health_shows_the_verdict_drift_segments_latency_and_alerts(visit, judged) -> None:
     page = visit("health")
-    page.get_by_text("The model is no longer right").wait_for()
+    page.get_by_text("The model is less accurate").wait_for()
     page.get_by_role("tab").nth(4).wait_for()  # drawn last: the page arrives piece by piece
     assert "Drift: Income" in text_of(page)
     for tab in ("Timeline", "Drift", "Segments"):
         page.get_by_role("tab", name=tab).click()
         page.locator(".js-plotly-plot:visible").first.wait_for()
     page.get_by_role("tab", name="Alerts").click()
-    page.get_by_text("tasador alerts ack").wait_for()
+    page.get_by_role("button", name="Acknowledge").first.wait_for()
     assert_fits_a_phone(page)
 
 
@@ -138,7 +138,8 @@ def test_an_absent_service_is_named_and_then_one_without_a_model(visit, tmp_path
     server = Server(tmp_path, tmp_path / "nothing", port)
     try:
         page = visit(base=lonely.url)
-        page.get_by_text(f"The service at http://127.0.0.1:{port} does not answer").wait_for()
+        page.get_by_text("The service does not answer").wait_for()
+        assert text_of(page).count(f"127.0.0.1:{port}") == 1
         server.start()
         server.wait("/health/live")
         page.get_by_role("button", name="Try again").click()

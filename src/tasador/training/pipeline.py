@@ -59,7 +59,7 @@ from tasador.training.context import (
 from tasador.training.errors import RunSettingsError, WorkspaceError
 from tasador.training.final_model import check_refit
 from tasador.training.register import step as register
-from tasador.training.register.tracking import publish, write_model_files
+from tasador.training.register.tracking import Published, publish, write_model_files
 from tasador.training.step_cache import OnStep, Step, StepCache, StepRunner, StoppedError
 from tasador.training.wandb_trials import check_recording
 
@@ -300,6 +300,8 @@ def sample_valuation(run: RunContext, rows: Rows, model: TrainedModel) -> tuple[
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.10g}"
     return date_text(seconds_of(value)) if isinstance(value, dt.date) else str(value)
 
 
@@ -328,6 +330,7 @@ class TrainOutcome:
         sample: Lines of one sample valuation.
         registered: The registry's version, or None.
         standing: What answers now, and which command comes next.
+        pages: Addresses in MLflow's web app, of the run and of the version, where it is a server.
     """
 
     run_id: str
@@ -338,6 +341,7 @@ class TrainOutcome:
     sample: tuple[str, ...]
     registered: str | None
     standing: AfterRun
+    pages: tuple[str, ...] = ()
 
 
 def train(
@@ -387,7 +391,7 @@ def _train(
     step = StepRunner(run, STEPS, StepCache(workspace / "cache"), on_step)
     model: TrainedModel | None = None
     sample: tuple[str, ...] = ()
-    registered: str | None = None
+    published: Published | None = None
     try:
         with suppress(StoppedError):
             with run.open:
@@ -397,15 +401,18 @@ def _train(
             if evidence.sweep.trial_runs:
                 save_json(run.run_folder / "trial_runs.json", evidence.sweep.trial_runs)
             sample = sample_valuation(run, evidence.rows, model)
-            registered = publish(run, evidence, model, step.cards)
+        report = _report(step, sample)  # before it is published: it is attached to the run
+        if model is not None:
+            published = publish(run, evidence, model, step.cards)
     except BaseException:
-        _report(step, ())
+        _report(step, sample)
         raise
-    report = _report(step, sample)
+    registered = None if published is None else published.uri
     return TrainOutcome(
         run.run_id, run.run_folder, report, tuple(step.cards),
         None if model is None else model.outcome, sample, registered,
         AfterRun() if registered is None or after is None else after(run, registered),
+        () if published is None else published.pages,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import datetime as dt
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pandas as pd
@@ -26,6 +26,7 @@ from tasador.ops.api_client import ApiClient, ServiceRefusedError
 from tasador.reporting.appraisal import texts as reports
 from tasador.reporting.appraisal.outline import outline
 from tasador.ui.texts import LANGUAGES, TEXTS, escaped, label, money, step_of_size, text
+from tasador.ui.translations import translated
 
 API_URL = "TASADOR_UI__API_URL"
 API_KEY = "TASADOR_API_KEY"
@@ -113,7 +114,7 @@ def say(key: str, **values: object) -> str:
 
 
 @st.cache_data(show_spinner=False, max_entries=8, ttl=15)
-def _registered(url: str, version: str) -> dict[str, Any] | None:  # noqa: ARG001 - the cache's key
+def registered(url: str, version: str) -> dict[str, Any] | None:  # noqa: ARG001 - the cache's key
     """Return what the registry says of the model that answers; None where it does not know it."""
     try:
         listed = client().get("/api/v1/models/versions")["versions"]
@@ -138,7 +139,7 @@ def draw_header(title: str, found: Model) -> None:
         found: The model that answers.
     """
     st.title(title)
-    known, release = _registered(client().url, found.version), found.info.get("release")
+    known, release = registered(client().url, found.version), found.info.get("release")
     called = (
         version_title(known["number"], known["aliases"]) if known is not None
         else say("model.release", release=release) if release else ""
@@ -147,6 +148,11 @@ def draw_header(title: str, found: Model) -> None:
     st.markdown(said, help=escaped(found.version))
     if found.info["origin"] == "synthetic":
         st.warning(say("models.synthetic"), icon=":material/science:")
+
+
+def refusal(error: ServiceRefusedError) -> str:
+    """Return what the service said, in the language chosen, without the command line's remedies."""
+    return translated(error.detail or error.said or str(error), language())
 
 
 def field_key(column: Column, version: str) -> str:
@@ -320,6 +326,7 @@ def laid_out(figure: go.Figure, height: int, **options: Any) -> go.Figure:
         showlegend=options.pop("showlegend", False),
         dragmode=options.pop("dragmode", False),
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        separators=",." if language() == "es" else ".,",
         **options,
     )
     return figure
@@ -482,7 +489,7 @@ def waterfall(steps: Sequence[tuple[str, float]], start: float, unit: str | None
     )
     reached = [0.0, *(sum(values[: n + 1]) for n in range(len(steps)))]
     spread = max(max(reached) - min(reached), 1e-9)
-    laid_out(figure, 70 + 30 * len(values), separators=",." if lang == "es" else ".,")
+    laid_out(figure, 70 + 30 * len(values))
     figure.update_yaxes(autorange="reversed", automargin=True)
     typical = chart(money(start, unit, lang, size))
     figure.update_xaxes(
@@ -501,13 +508,12 @@ def histogram(values: Sequence[float], unit: str | None, name: str) -> go.Figure
         unit: The target's.
         name: What they are.
     """
-    lang = language()
     figure = go.Figure(
         go.Histogram(
             x=list(values), nbinsx=min(40, 4 + math.isqrt(len(values))), marker={"color": UP}
         )
     )
-    laid_out(figure, 240, separators=",." if lang == "es" else ".,", bargap=0.04)
+    laid_out(figure, 240, bargap=0.04)
     figure.update_xaxes(title=chart(f"{name} ({unit})" if unit else name), tickformat=",")
     figure.update_yaxes(title=say("batch.rows"))
     return figure
@@ -522,12 +528,14 @@ class Shown:
         values: Numbers, texts, or None for nothing.
         digits: Digits behind the decimal point; None for as many as the numbers have, at most 2.
         step: What amounts are rounded to, instead of `digits`.
+        colours: Of its texts.
     """
 
     name: str
     values: Sequence[Any]
     digits: int | None = None
     step: float | None = None
+    colours: Mapping[str, str] = field(default_factory=dict)
 
 
 def draw_table(columns: Sequence[Shown]) -> None:
@@ -537,6 +545,10 @@ def draw_table(columns: Sequence[Shown]) -> None:
     style = frame.style.format(
         {column.name: _writer(column, lang) for column in columns}, na_rep="–"
     )
+    for column in columns:
+        if column.colours:
+            colour = column.colours.get
+            style = style.map(lambda value, c=colour: f"color: {c(value, '')}", [column.name])
     texts = {column.name: st.column_config.TextColumn(width="large")
              for column in columns if any(len(str(v)) > 40 for v in column.values)}  # fmt: skip
     st.dataframe(style, hide_index=True, column_config=texts)

@@ -57,7 +57,7 @@ def seasonal(months, drop=0.0):
     return seconds, z + 0.04 * np.cos(2 * np.pi * (year - 6.5 / 12)), X
 
 
-def test_seasons_are_told_from_a_turn_of_the_market():
+def test_seasons_are_separated_from_a_turn_of_the_market():
     seconds, z, X = seasonal(60, drop=-0.004)
     trend = Trend.fit(seconds, z, X, [1], carry="drift")
     assert trend.season.argmax() == 6

@@ -79,10 +79,10 @@ def test_amounts_have_the_digits_that_their_size_deserves() -> None:
 
 
 def test_moments_are_written_in_utc_whatever_they_come_as() -> None:
-    assert texts.moment("2026-11-24T20:20:00+01:00") == "2026-11-24 19:20"
-    assert texts.moment(0.0) == "1970-01-01 00:00"
-    assert texts.moment(None) == "–"
-    assert texts.moment("soon") == "soon"
+    assert languages.moment("2026-11-24T20:20:00+01:00") == "24 Nov 2026, 19:20"
+    assert languages.moment(0.0, "es") == "1 ene 1970, 00:00"
+    assert languages.moment(None) == "–"
+    assert languages.moment("soon") == "soon"
 
 
 def test_names_become_labels_and_data_cannot_write_markdown() -> None:
