@@ -146,17 +146,15 @@ def test_on_a_phone_the_value_stays_in_sight_while_the_fields_are_filled(visit) 
     assert 0 < page.locator(VALUE).bounding_box()["y"] < 200
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_is_as_light_or_dark_as_the_browser_asks(visit, scheme) -> None:
+def test_the_page_is_as_light_or_dark_as_the_browser_asks(visit) -> None:
     page = visit()
-    page.emulate_media(color_scheme=scheme)
-    page.reload()
     page.locator(VALUE).wait_for()
-    colour = page.locator("[data-testid=stApp]").evaluate(
-        "e => getComputedStyle(e).backgroundColor"
-    )
-    numbers = [int(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
-    assert (sum(numbers) > 384) == (scheme == "light")
+    for scheme, sign in (("dark", "<"), ("light", ">")):
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function(
+            "getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
+            f".match(/\\d+/g).slice(0, 3).reduce((sum, one) => sum + Number(one), 0) {sign} 384"
+        )
 
 
 def upload(page, lines: list[str], name: str = "rows.csv") -> None:
@@ -246,9 +244,8 @@ def test_a_spanish_page_says_nothing_in_english(visit, house_contract) -> None:
     check(page)
 
 
-@pytest.mark.parametrize("lang", ["en", "es"])
-def test_generated_rows_are_named_on_each_page_and_no_hash_is_a_headline(visit, lang) -> None:
-    for path in ("", "batch", "models"):
+def test_generated_rows_are_named_on_each_page_and_no_hash_is_a_headline(visit) -> None:
+    for path, lang in (("", "en"), ("batch", "es"), ("models", "en")):
         page = visit(path, lang=lang)
         page.get_by_text(SYNTHETIC[lang]).wait_for()
         assert "houses_model" not in text_of(page)

@@ -187,6 +187,7 @@ def _draw_values(found: Model, rows: Sequence[ScoredRow], largest: float) -> Non
     )  # fmt: skip
 
 
+_DECIMAL_COMMA = re.compile(r"got '(-?\d+,\d+)'")
 _FAULT = re.compile(r"(?P<name>.+?): expected .*?, got (?P<got>.*)")
 
 
@@ -203,6 +204,9 @@ def error_text(contract: TableContract, said: str) -> str:
         expected = widgets.fault_text(column, part.partition(": ")[2])
         got = say("batch.got", got=found["got"])
         parts.append(f"{label(column.name)}: {expected[:1].lower()}{expected[1:]} {got}")
+    comma = _DECIMAL_COMMA.search(said)
+    if comma is not None:
+        parts.append(say("batch.comma", given=comma[1], point=comma[1].replace(",", ".")))
     return " ".join(parts)
 
 

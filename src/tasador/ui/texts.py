@@ -122,8 +122,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "waterfall.total": ("Together", "En total"),
     "waterfall.axis": (
-        "Above or below the typical value of {typical}",
-        "Por encima o por debajo del valor típico de {typical}",
+        "Against the typical value, {typical}", "Respecto al valor típico, {typical}",
     ),
     "waterfall.help": (
         "What each group of columns adds to the typical value or takes from it; together they give "
@@ -166,6 +165,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "batch.rows": ("Rows", "Filas"),
     "batch.class": ("Confidence", "Confianza"),
     "batch.got": ("Got {got}.", "Se recibió {got}."),
+    "batch.comma": (
+        "Write numbers with a decimal point: {point}, not {given}.",
+        "Escriba los números con punto decimal: {point}, no {given}.",
+    ),
     "kind.number": ("number", "número"),
     "kind.integer": ("whole number", "número entero"),
     "kind.category": ("category", "categoría"),

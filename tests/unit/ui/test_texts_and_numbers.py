@@ -19,7 +19,7 @@ from tasador.core import languages
 from tasador.core.errors import ConfigError
 from tasador.ops.api_client import ScoredRow
 from tasador.ui import texts
-from tasador.ui.batch import to_csv
+from tasador.ui.batch import error_text, to_csv
 from tasador.ui.texts import LANGUAGES, TEXTS, text
 
 ROOM = Path(texts.__file__).parent
@@ -134,6 +134,19 @@ def test_a_download_has_the_inputs_beside_their_answers_and_no_formula() -> None
     assert (second["row"], second["row (input)"], second["prediction"]) == ("2", "'=1+1", "")
     assert second["error"] == "area: expected a number, got 'x'"
     assert "area" not in next(iter(csv.DictReader(io.StringIO(to_csv(rows, None)))))
+
+
+def test_errors_of_a_row_are_in_words_and_a_decimal_comma_is_named(house_contract) -> None:
+    said = (
+        "area: expected a number in [1, 10000], got '80,5'; rooms: expected a whole number in "
+        "[1, 50], got '2.5'; kind: expected one of flat, house, villa, got 'tent'; something else"
+    )
+    assert error_text(house_contract, said) == (
+        "Area: must be between 1 and 10,000. Got '80,5'. "
+        "Rooms: must be a whole number between 1 and 50. Got '2.5'. "
+        "Kind: must be one of: flat, house, villa. Got 'tent'. something else "
+        "Write numbers with a decimal point: 80.5, not 80,5."
+    )
 
 
 def test_an_address_that_is_none_is_refused_before_anything_starts(monkeypatch) -> None:

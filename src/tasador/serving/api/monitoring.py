@@ -29,7 +29,7 @@ from tasador.serving.http.request import BodyRoute
 from tasador.serving.service import LazyDatabase, Service
 from tasador.settings.serving import RecordSettings
 
-_REFUSALS = (400, 401, 404, 422, 429, 500, 503)
+_REFUSALS = ("model_not_ready", "records_off", "database_away")
 MOST_VERDICTS = 500
 
 
@@ -166,7 +166,7 @@ def alerts_router(actions: AlertActions) -> APIRouter:
     router = APIRouter(
         prefix=f"{ADMIN}alerts", tags=["admin"], route_class=BodyRoute,
         dependencies=[Depends(require_admin)],
-        responses=answers(None, 400, 401, 403, 404, 422, 429, 500, 503),
+        responses=answers(None, "no_alert", "database_away"),
     )  # fmt: skip
 
     async def answered(act: Callable[[], list[str]]) -> AnsweredAlerts:
@@ -215,7 +215,11 @@ def monitoring_router(service: Service, source: MonitoringReader) -> APIRouter:
         found = source.verdicts(_model(service), since, limit)
         return VerdictLines(verdicts=[_line(one) for one in found])
 
-    @router.get("/verdicts/latest", response_model=WholeVerdict)
+    @router.get(
+        "/verdicts/latest",
+        response_model=WholeVerdict,
+        responses=answers(None, "no_verdict"),
+    )
     def latest() -> WholeVerdict:
         """The last verdict, with everything that was looked at."""
         # verdicts of the served model only: a database may hold those of several

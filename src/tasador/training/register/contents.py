@@ -165,9 +165,9 @@ def write_bundle_of(
             "segregate": {**to_plain(settings.segregate), "method": made.rows.method},
             "impute": {**to_plain(settings.impute), "chosen": made.features.choice.imputation},
             "selection": to_plain(settings.selection),
-            # where trials and versions are kept changes no model, and may hold a password
+            # what changes no model is left out; where trials are kept may hold a password
             "sweep": _without(settings.sweep, "storage", "study"),
-            "register": _without(settings.register, "alias"),
+            "register": _without(settings.register, "alias", "backtest"),
         }
         | ({} if settings.model == ModelSettings() else {"model": to_plain(settings.model)}),
         "seed": settings.seed,

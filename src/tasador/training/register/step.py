@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
+from tasador.core.errors import TasadorError
 from tasador.core.hashing import to_plain
 from tasador.modeling.confidence import ConfidenceModel
 from tasador.modeling.conformal import ConformalInterval
@@ -17,6 +18,7 @@ from tasador.modeling.training_rows import TrainingRows
 from tasador.registry.model_bundle import load_bundle
 from tasador.reporting.model_card import decision_table, to_markdown, write_model_card
 from tasador.selection.test_metrics import CrossValidation
+from tasador.training.backtest import show_backtest
 from tasador.training.context import (
     Evidence,
     RunContext,
@@ -61,6 +63,7 @@ from tasador.training.register.contents import (
 )
 from tasador.training.register.measuring import (
     SCALE,
+    backtest_of,
     bounds_of,
     calibration,
     count_violations,
@@ -89,6 +92,9 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
         run, made, evaluated.onnx, interval, cv, random_cv, spatial_cv, confidence
     )
     shipped = _shipped(run, made, choice, evaluated, interval, learnt)
+    backtested = run.settings.register.backtest > 0 and made.rows.method == "time"
+    if backtested:
+        made.rows.test.open("valued again by the backtest, which decides nothing")
     report = replace(report, openings=tuple(made.rows.test.openings))
     decided = decisions(run.settings, made, choice, interval, confidence)
     checks = count_violations(run, made, evaluated.onnx, report)
@@ -145,6 +151,11 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     show_known_again(card, *known_again(run, made, bundle), report.test["median_ape"].value)
     held = calibration(run, made, cv, interval, report, confidence)
     show_intervals(card, held, interval.coverage)
+    if backtested:
+        try:
+            show_backtest(card, backtest_of(run, made, bundle))
+        except TasadorError as error:  # the bundle is there, and no worse for it
+            card.note(f"No backtest: {error}")
 
 
 def load_register(run: RunContext, folder: Path) -> TrainedModel:
