@@ -9,7 +9,8 @@ import pytest
 
 from fixtures.process import Server, free_port
 from tasador.registry.writer import write_bundle
-from tasador.reporting.model_card import ModelDocument, ModelFacts, to_markdown
+from tasador.reporting.card_markdown import to_markdown
+from tasador.reporting.model_card import ModelDocument, ModelFacts
 
 from .conftest import App, start_app
 

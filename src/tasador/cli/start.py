@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import click
 import typer
@@ -258,12 +258,22 @@ def report(
     run_id: Annotated[
         str | None, typer.Argument(metavar="RUN", help="Run", show_default="the newest")
     ] = None,
+    lang: Annotated[
+        Literal["en", "es"],
+        typer.Option(help="Language of report and model card"),
+    ] = "en",
     workspace: Workspace = WORKSPACE,
 ) -> None:
-    """Print the path of a run's report."""
-    from tasador.training.runs import find_run
+    """Print the path of a run's report.
 
-    out.print(escape(str(find_run(workspace, run_id) / "report.html")))
+    --lang es writes report and model card in Spanish beside the English ones, of earlier runs too.
+
+    Example:
+        tasador report --lang es
+    """
+    from tasador.training.runs import find_run, report_in
+
+    out.print(escape(str(report_in(find_run(workspace, run_id), lang))))
 
 
 def runs(workspace: Workspace = WORKSPACE) -> None:

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Group as Lines
@@ -224,6 +224,7 @@ def monitor(
     ] = "1d",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON file to write")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="HTML report to write")] = None,
+    lang: Annotated[Literal["en", "es"], typer.Option(help="Language of the HTML report")] = "en",
     fail_on_warn: Annotated[
         bool, typer.Option("--fail-on-warn", help="Exit with 12 on a warning")
     ] = False,
@@ -292,9 +293,9 @@ def monitor(
     if json is not None:
         write_text(json, verdict.to_json())
     if html is not None:
-        from tasador.reporting.reports import write_monitor_report
+        from tasador.reporting.monitor_report import write_monitor_report
 
-        write_monitor_report(html, verdict)
+        write_monitor_report(html, verdict, lang)
     code = exit_code(verdict, fail_on_warn=fail_on_warn)
     if code:
         raise typer.Exit(code)

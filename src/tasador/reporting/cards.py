@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -59,7 +59,7 @@ def _decimals(size: float) -> int:
 
 
 def number(value: Value, decimals: int | None = None, *, trim: bool = False) -> str:
-    """Return a number with thin separators, a text as it is, and a dash for nothing.
+    """Return a number with commas, a text as it is, and a dash for nothing.
 
     Args:
         value: Whole numbers are shown whole; floats with `decimals`.
@@ -80,7 +80,7 @@ def number(value: Value, decimals: int | None = None, *, trim: bool = False) -> 
         text = text.rstrip("0").rstrip(".")
     if value != 0 and float(text.replace(",", "")) == 0:
         text = f"{value:.2g}"
-    return text.replace(",", THIN_SPACE).replace("-", MINUS)
+    return text.replace("-", MINUS)
 
 
 def amount(value: float) -> str:
@@ -444,6 +444,14 @@ def table_view(table: CardTable) -> dict[str, Any]:
             for row in table.rows
         ],
     }
+
+
+def without_empty(table: CardTable) -> CardTable:
+    """Return a table without the columns that have no value in any row."""
+    kept = [i for i, cells in enumerate(zip(*table.rows, strict=True)) if {*cells} - {None, ""}]
+    align = None if table.align is None else tuple(table.align[i] for i in kept)
+    rows = tuple(tuple(row[i] for i in kept) for row in table.rows)
+    return replace(table, header=tuple(table.header[i] for i in kept), rows=rows, align=align)
 
 
 def verdict_text(met: bool | None, language: Language = "en") -> str:

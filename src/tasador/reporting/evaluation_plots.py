@@ -13,12 +13,11 @@ from tasador.reporting.cards import Figure
 from tasador.reporting.plots import (
     ACCENT,
     DENSITY,
-    DIVERGING,
+    INK,
     MUTED,
     SECOND,
     SOFT,
     TROUBLE,
-    as_map,
     bars,
     colormap,
     compact,
@@ -28,7 +27,6 @@ from tasador.reporting.plots import (
 )
 
 Floats = NDArray[np.float64]
-_CLIP = 40.0
 
 
 def leaderboard_bars(
@@ -42,19 +40,34 @@ def leaderboard_bars(
         metric: The metric's label.
         chosen: Position of the winner.
     """
+    place = np.arange(len(labels))
     means = np.array([float(np.mean(scores)) for scores in folds])
     spread = np.array([[float(np.min(scores)), float(np.max(scores))] for scores in folds])
-    colours = [ACCENT if position == chosen else SOFT for position in range(len(labels))]
+    colours = [ACCENT if position == chosen else MUTED for position in range(len(labels))]
 
     def draw(axes: Any) -> None:
-        bars(axes, labels, means, colours=colours, spread=spread, label_length=52)
+        axes.hlines(place, spread[:, 0], spread[:, 1], color=SOFT, linewidth=2.5)
+        axes.scatter(means, place, s=22, color=colours, zorder=3)
+        for x, y in zip(means, place, strict=True):
+            axes.annotate(compact(float(x)), (x, y), (0, 5), textcoords="offset points",
+                          ha="center", fontsize=7, color=MUTED)  # fmt: skip
+        axes.set_yticks(place, [_two_lines(label) for label in labels], color=INK, fontsize=7)
+        axes.set_ylim(len(labels) - 0.4, -0.7)
+        format_axes(axes, x=True, grid="x")
 
     return drawn(
         f"Candidates by {short(metric)}",
-        "Mean over the folds; the line runs from the best fold to the worst.",
+        "The dot is the mean over the folds, the line runs from the best fold to the worst; the "
+        "axis does not begin at zero.",
         draw,
-        height=0.14 + 0.27 * len(labels),
+        height=0.45 + 0.34 * len(labels),
     )
+
+
+def _two_lines(label: str) -> str:
+    """Return a candidate's family, and below it the parameters that set it apart."""
+    family, _, params = label.partition(" (")
+    return short(family, 40) + (f"\n{short(params.removesuffix(')'), 48)}" if params else "")
 
 
 def sweep_history(values: Floats, *, metric: str, higher_is_better: bool = False) -> Figure:
@@ -324,42 +337,6 @@ def predicted_actual(
     )
 
 
-def residual_map(longitude: Floats, latitude: Floats, percent_error: Floats) -> Figure:
-    """Draw where estimates are too low or too high.
-
-    Args:
-        longitude: Shape (n,).
-        latitude: Shape (n,).
-        percent_error: Shape (n,), (estimated - actual) / actual * 100; clipped for the drawing.
-    """
-
-    def draw(axes: Any) -> None:
-        dots = axes.scatter(
-            longitude,
-            latitude,
-            c=np.clip(percent_error, -_CLIP, _CLIP),
-            cmap=colormap(DIVERGING).resampled(9),  # few colours make a small bitmap
-            antialiased=False,
-            vmin=-_CLIP,
-            vmax=_CLIP,
-            s=4.0,
-            linewidths=0,
-            rasterized=True,
-        )
-        as_map(axes, latitude)
-        bar = axes.figure.colorbar(dots, ax=axes, shrink=0.6, pad=0.02, extend="both")
-        bar.set_label("error, % (orange: too high)")
-        bar.outline.set_visible(False)
-
-    return drawn(
-        "Errors on the map",
-        f"Test rows; patches of one colour are places where the model is biased. Errors beyond "
-        f"±{_CLIP:g}% share the last colour.",
-        draw,
-        height=3.9,
-    )
-
-
 def segment_bars(
     labels: Sequence[str], values: Floats, counts: Sequence[int], *, metric: str
 ) -> Figure:
@@ -404,7 +381,7 @@ def decile_errors(actual: Floats, predicted: Floats) -> Figure:
         axes.legend(loc="upper right")
 
     return drawn(
-        "Errors from cheap to dear",
+        "Errors by tenth of the prices",
         "A line that falls to the right means that cheap things are harder in relative terms.",
         draw,
         height=2.6,

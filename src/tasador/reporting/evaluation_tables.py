@@ -1,6 +1,6 @@
 """Tables of figures measured on held-out rows: the ratio study, the errors of groups.
 
-The fairness table and that of the weakest segments are in English and in Spanish.
+The fairness table, that of the weakest segments and that of other estimates know both languages.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PERCENT = frozenset({"cod", "vei", "fsd", "mape"})
 _MOST_GROUPS, _MOST_SENTENCES, _MOST_LEVELS = 40, 5, 4
 #: A group of numbers, by its upper end or by both.
 _SPAN = re.compile(r"(?:up|(-?[\d.,e+-]+)) to (-?[\d.,e+-]+)")
-_TEXTS: Mapping[str, tuple[str, str]] = {
+TEXTS: Mapping[str, tuple[str, str]] = {
     "fairness": ("Fairness: by {by}", "Equidad: por {by}"),
     "group": ("group", "grupo"),
     "rows": ("rows", "filas"),
@@ -164,18 +164,18 @@ def ratio_table(title: str, figures: Sequence[RatioFigure]) -> CardTable:
 
 def figure_title(name: str, language: Language = "en") -> str:
     """Return a figure's name as the head of a column."""
-    if name in _TEXTS:
-        return text_of(_TEXTS, name, language)
+    if name in TEXTS:
+        return text_of(TEXTS, name, language)
     return name.upper() + (" %" if name in _PERCENT else "")
 
 
 def group_name(name: str, language: Language = "en") -> str:
     """Return the name of a group of levels, numbers, rows without a value or with a rare one."""
     if name in (MISSING, OTHERS):
-        return text_of(_TEXTS, name, language)
+        return text_of(TEXTS, name, language)
     if span := _SPAN.fullmatch(name):
         low, high = (digits_in(end, language) for end in span.groups(""))
-        return text_of(_TEXTS, "span" if low else "up_to", language, low=low, high=high)
+        return text_of(TEXTS, "span" if low else "up_to", language, low=low, high=high)
     return name
 
 
@@ -204,11 +204,11 @@ def off_sentences(groups: Sequence[RatioGroup], language: Language = "en") -> li
         percent = number(abs(group.gap) * 100, 0, language)
         name = short(group_name(group.name, language), 60)
         found.append(
-            text_of(_TEXTS, key, language, by=group.by, name=name, percent=percent, **shown)
+            text_of(TEXTS, key, language, by=group.by, name=name, percent=percent, **shown)
         )
     for by in dict.fromkeys(group.by for group in off[_MOST_SENTENCES:]):
         count = sum(group.by == by for group in off[_MOST_SENTENCES:])
-        found.append(text_of(_TEXTS, "others_off", language, groups=count, by=by))
+        found.append(text_of(TEXTS, "others_off", language, groups=count, by=by))
     return found
 
 
@@ -230,7 +230,7 @@ def _fairness_table(
     title: str, groups: Sequence[RatioGroup], language: Language, *, explained: bool
 ) -> CardTable:
     def say(key: str, **values: object) -> str:
-        return text_of(_TEXTS, key, language, **values)
+        return text_of(TEXTS, key, language, **values)
 
     # those that are off are never among the ones that are not shown
     order = sorted(range(len(groups)), key=lambda i: (not groups[i].off, -groups[i].rows))
@@ -269,15 +269,15 @@ def _figures(group: RatioGroup, names: Sequence[str], language: Language) -> Ite
             yield digits_in(f"{group.low:.2f}–{group.high:.2f}", language)
 
 
-def rival_tables(rivals: Sequence[RivalFigures]) -> list[CardTable]:
-    """Return other people's estimates beside the model's, in every language; none without them."""
+def rival_tables(rivals: Sequence[RivalFigures], language: Language = "en") -> list[CardTable]:
+    """Return other people's estimates beside the model's; none without them."""
     some = [one for one in rivals if one.figures]
-    return [_rival_table(some, language) for language in LANGUAGES] if some else []
+    return [_rival_table(some, language)] if some else []
 
 
 def _rival_table(rivals: Sequence[RivalFigures], language: Language) -> CardTable:
     def say(key: str, **values: object) -> str:
-        return text_of(_TEXTS, key, language, **values)
+        return text_of(TEXTS, key, language, **values)
 
     names = ("median_ratio", "cod", "prd", "prb", "mape", "median_ape")
     rows: list[tuple[str, ...]] = []
@@ -319,34 +319,34 @@ def weakest_table(found: WeakestSegments | None, language: Language = "en") -> l
         row(rule_text(one.rule, language), one.rows, one.mape, one.median_ratio)
         for one in found.segments
     ]
-    every = text_of(_TEXTS, "all", language)
+    every = text_of(TEXTS, "all", language)
     rows.append(row(every, found.rows, found.mape, found.median_ratio))
     keys = ("segment", "rows", "mape", "worse", "median_ratio")
     head = tuple(figure_title(key, language) for key in keys)
-    title, note = (text_of(_TEXTS, key, language) for key in ("weakest", "weakest_note"))
+    title, note = (text_of(TEXTS, key, language) for key in ("weakest", "weakest_note"))
     align: tuple[Align, ...] = ("left", "right", "right", "right", "right")
     return [CardTable(title, head, tuple(rows), note, align, language)]
 
 
 def rule_text(rule: Sequence[Condition], language: Language = "en") -> str:
     """Return what the rows of a segment have in common: ``area ≤ 60 and year_built > 1950``."""
-    return text_of(_TEXTS, "and", language).join(_condition(one, language) for one in rule)
+    return text_of(TEXTS, "and", language).join(_condition(one, language) for one in rule)
 
 
 def _condition(one: Condition, language: Language) -> str:
     if one.levels or one.others:
         if not one.levels:
-            return text_of(_TEXTS, "missing", language, column=one.column)
+            return text_of(TEXTS, "missing", language, column=one.column)
         if not one.others:
-            return text_of(_TEXTS, "known", language, column=one.column)
+            return text_of(TEXTS, "known", language, column=one.column)
         fewer = len(one.others) < len(one.levels)
         levels = _levels(one.others if fewer else one.levels, language)
         key = "is_not" if fewer else "is"
-        rule = text_of(_TEXTS, key, language, column=one.column, levels=levels)
+        rule = text_of(TEXTS, key, language, column=one.column, levels=levels)
     elif not one.known:
-        return text_of(_TEXTS, "missing", language, column=one.column)
+        return text_of(TEXTS, "missing", language, column=one.column)
     elif one.low is None and one.high is None:
-        return text_of(_TEXTS, "known", language, column=one.column)
+        return text_of(TEXTS, "known", language, column=one.column)
     else:
         low, high = (
             None if limit is None else _limit(limit, one.dates, language)
@@ -356,7 +356,7 @@ def _condition(one: Condition, language: Language) -> str:
             rule = f"{low} < {one.column} ≤ {high}"
         else:
             rule = f"{one.column} > {low}" if high is None else f"{one.column} ≤ {high}"
-    return text_of(_TEXTS, "or_missing", language, rule=rule) if one.missing else rule
+    return text_of(TEXTS, "or_missing", language, rule=rule) if one.missing else rule
 
 
 def _limit(value: float, dates: bool, language: Language) -> str:
@@ -367,21 +367,10 @@ def _levels(levels: Sequence[str], language: Language) -> str:
     shown = [short(level, 40) for level in levels[:_MOST_LEVELS]]
     rest = len(levels) - len(shown)
     if rest > 1:
-        return text_of(_TEXTS, "more", language, levels=", ".join(shown), count=rest)
+        return text_of(TEXTS, "more", language, levels=", ".join(shown), count=rest)
     shown = [short(level, 40) for level in levels[: _MOST_LEVELS + 1]]
-    last = text_of(_TEXTS, "or", language)
+    last = text_of(TEXTS, "or", language)
     return last.join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
-
-
-def tables_by_language(
-    groups: Sequence[RatioGroup], weakest: WeakestSegments | None
-) -> list[CardTable]:
-    """Return the fairness tables and that of the weakest segments, in every language."""
-    return [
-        table
-        for language in LANGUAGES
-        for table in (*fairness_tables(groups, language), *weakest_table(weakest, language))
-    ]
 
 
 def plain_groups(

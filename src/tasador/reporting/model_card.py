@@ -12,25 +12,27 @@ import html
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tasador.contract.model import Column, TableContract
-from tasador.core.escape import cell, code, markdown
+from tasador.core.escape import cell
 from tasador.core.hashing import to_plain
 from tasador.core.storage import write_text
 from tasador.metrics.ratio_study import RatioFigure, RatioGroup, RivalFigures
-from tasador.reporting.cards import CardTable, number, render, table_view
+from tasador.reporting.cards import CardTable, Figure, number, render
 from tasador.reporting.evaluation_tables import (
+    fairness_tables,
     group_table,
     plain_groups,
     ratio_table,
     rival_tables,
-    tables_by_language,
+    weakest_table,
 )
-from tasador.reporting.reports import Comparison, Headline
+from tasador.reporting.reports import Check, Comparison, Headline
+from tasador.reporting.spanish import in_language
 from tasador.selection.test_metrics import Group
 from tasador.selection.weakest_segments import WeakestSegments
 
@@ -179,6 +181,8 @@ class ModelDocument:
         fairness: Figures by the columns of the contract's ``fairness``.
         weakest: Where the model errs most; None where nobody looked.
         rivals: Other people's estimates of the test rows beside the model's.
+        sentence, checks, figures: The result in words, what the model was held against, and the
+            pictures; on the page and in the JSON only, for they are made with the bundle.
     """
 
     contract: TableContract
@@ -193,6 +197,9 @@ class ModelDocument:
     fairness: tuple[RatioGroup, ...] = ()
     weakest: WeakestSegments | None = None
     rivals: tuple[RivalFigures, ...] = ()
+    sentence: str = ""
+    checks: tuple[Check, ...] = ()
+    figures: tuple[Figure, ...] = ()
 
     def limits(self) -> list[str]:
         """Return what estimates cannot do, a sentence each."""
@@ -248,7 +255,7 @@ def _avm_checks(document: ModelDocument) -> tuple[str, ...]:
         f"{confidence}.",
         "the rows against the contract; the SHA-256 of table and bundle, recorded in the lineage "
         "and verified whenever the bundle is loaded.",
-        "nothing. The lineage names the code and the data, so that a review can follow them.",
+        "that the lineage names the code and the data, so that a review can follow them.",
         f"a test part of {number(facts.test_rows)} rows set aside before anything was fitted; "
         f"opened: {openings}.",
         f"{groups}.",
@@ -279,11 +286,11 @@ class Code(str):
 class Block(NamedTuple):
     """A piece of a section, by the kind of its content.
 
-    ``text``: parts of a paragraph, each a str or `Code`; ``list``: texts; ``heading``: a text;
-    ``figures``: `Headline`s; ``table``: a `CardTable`.
+    ``text``: parts of a paragraph, each a str or `Code`; ``list``: texts; ``figures``: `Headline`s;
+    ``checks``: `Check`s; ``table``: a `CardTable`; ``pictures``: `Figure`s, which Markdown lacks.
     """
 
-    kind: Literal["text", "list", "heading", "figures", "table"]
+    kind: Literal["text", "list", "figures", "checks", "table", "pictures"]
     content: Any
 
 
@@ -302,81 +309,9 @@ def write_model_card(folder: Path, document: ModelDocument) -> None:
     """
     page, plain, review = (folder / name for name in FILES)
     parts = {"document": document, "sections": sections(document), "synthetic": SYNTHETIC}
-    write_text(page, render("model_card.html.j2", **parts))
+    write_text(page, in_language(render("model_card.html.j2", **parts), "en"))
     write_text(plain, json.dumps(_plain(document), ensure_ascii=False, indent=1))
     write_text(review, _csv(document))
-
-
-def to_markdown(document: ModelDocument) -> str:
-    """Return the card as Markdown, without the rows to review."""
-    facts = document.facts
-    parts = [f"# Model card: {markdown(document.contract.title)}"]
-    if facts.origin == "synthetic":
-        parts.append(f"> **SYNTHETIC DATA.** {SYNTHETIC}")
-    parts.append(
-        f"{markdown(facts.model)}, version {markdown(facts.version)}, trained {facts.trained}."
-    )
-    for section in sections(replace(document, review=())):
-        parts.append(f"## {section.title}")
-        parts += [
-            _block(block)
-            for block in section.blocks
-            if getattr(block.content, "language", "en") == "en"
-        ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _block(block: Block) -> str:
-    content = block.content
-    match block.kind:
-        case "text":
-            return "".join(map(_inline, content))
-        case "list":
-            return "\n".join(f"- {markdown(line)}" for line in content)
-        case "heading":
-            return f"### {markdown(content)}"
-        case "figures":
-            rows = [
-                (
-                    markdown(one.metric),
-                    f"{number(one.value)} {markdown(one.unit)}".strip(),
-                    f"{number(one.low)} – {number(one.high)}",
-                    one.better,
-                )
-                for one in content
-            ]
-            return _lines(("metric", "value", "95% interval", "better"), rows)
-        case "table":
-            return _table(content)
-
-
-def _inline(part: str) -> str:
-    """Return a part of a paragraph; spaces at its ends stay."""
-    if isinstance(part, Code):
-        return code(part)
-    text = part.strip()
-    return part.replace(text, markdown(text)) if text else part
-
-
-def _table(table: CardTable) -> str:
-    rows = [
-        [
-            shown if not isinstance(value, str) else code(value) if isinstance(value, Code)
-            else markdown(value)
-            for value, (shown, _) in zip(row, drawn, strict=True)
-        ]
-        for row, drawn in zip(table.rows, table_view(table)["rows"], strict=True)
-    ]  # fmt: skip
-    parts = [f"### {markdown(table.title)}", _lines(map(markdown, table.header), rows)]
-    if table.note:
-        parts.append(markdown(table.note))
-    return "\n\n".join(parts)
-
-
-def _lines(header: Iterable[str], rows: Sequence[Sequence[str]]) -> str:
-    names = list(header)
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def _plain(document: ModelDocument) -> dict[str, Any]:
@@ -387,6 +322,8 @@ def _plain(document: ModelDocument) -> dict[str, Any]:
         "target": {"name": contract.target.name, "unit": contract.target.unit},
         "facts": to_plain(facts),
         "limits": document.limits(),
+        "sentence": document.sentence,
+        "checks": to_plain(document.checks),
         "figures": to_plain(document.headline),
         "cross_validation": to_plain(document.comparison),
         "ratio_study": to_plain(document.ratio_study),
@@ -425,10 +362,11 @@ def sections(document: ModelDocument) -> list[Section]:
     if document.decisions:
         decided = [Block("table", decision_table(document, "How this model was chosen"))]
     found = [
+        Section("Result", _result(document)),
         Section("Intended use", _intended_use(document.contract)),
         Section("Data", _data(document.contract, document.facts)),
         _figures(document),
-        Section("In places never seen", _comparison(document.comparison)),
+        Section("Cross-validated", _comparison(document.comparison)),
         Section("Figures by group", [Block("table", one) for one in figure_tables(document)]),
         Section("Limits", [Block("list", document.limits())]),
         Section("How it was made", decided),
@@ -440,6 +378,15 @@ def sections(document: ModelDocument) -> list[Section]:
         Section("Lineage", _lineage(document.facts)),
     ]
     return [section for section in found if section.blocks]
+
+
+def _result(document: ModelDocument) -> list[Block]:
+    blocks = []
+    if document.sentence:
+        blocks.append(Block("text", (document.sentence,)))
+    if document.checks:
+        blocks.append(Block("checks", document.checks))
+    return blocks
 
 
 def _intended_use(contract: TableContract) -> list[Block]:
@@ -487,34 +434,44 @@ def _figures(document: ModelDocument) -> Section:
         unknown = "The test part was not opened; nothing is known about the errors."
         return Section("Figures", [Block("text", (unknown,))])
     said = [Block("text", (note,))] if note else []
-    return Section("Figures on the held-out test set", [Block("figures", headline), *said])
+    pictures = [Block("pictures", document.figures)] if document.figures else []
+    return Section(
+        "Figures on the held-out test set", [Block("figures", headline), *said, *pictures]
+    )
 
 
 def _comparison(comparison: Sequence[Comparison]) -> list[Block]:
     if not comparison:
         return []
-    text = (
-        "Random cross-validation tests rows among their neighbours; spatially blocked "
-        "cross-validation holds back whole areas. Expect the latter where nothing near is known."
-    )
     by_time = any(c.random_cv is not None for c in comparison)
+    spatial = any(c.spatial_cv is not None for c in comparison)
     cv = "CV forward in time" if by_time else "random CV"
-    names: tuple[str, ...] = ("metric", "test", cv, "spread", f"plain LightGBM, {cv}", "spatial CV")
+    names = ["metric", "test", cv, "spread", f"plain LightGBM, {cv}"]
+    text = "Random cross-validation tests rows among their neighbours."
+    if spatial:
+        names.append("spatial CV")
+        text = (
+            "Random cross-validation tests rows among their neighbours; spatially blocked "
+            "cross-validation holds back whole areas. Expect the latter where nothing near is "
+            "known."
+        )
     if by_time:
-        names += ("random CV", "optimism")
+        names += ["random CV", "optimism"]
         text += (
             " Cross-validation forward in time fits on older sales and tests on newer ones, as in "
             "use; optimism is by how much random folds make the errors look smaller or larger."
         )
+    rows = [
+        (c.metric, c.test, c.cv, c.spread, c.baseline)
+        + ((c.spatial_cv,) if spatial else ())
+        + ((c.random_cv, c.optimism) if by_time else ())
+        for c in comparison
+    ]
+    title = "Near known values, and in places never seen" if spatial else "Near known values"
     table = CardTable(
-        "Near known values, and in places never seen",
-        names,
-        tuple(
-            (c.metric, c.test, c.cv, c.spread, c.baseline, c.spatial_cv, c.random_cv, c.optimism)[
-                : len(names)
-            ]
-            for c in comparison
-        ),
+        title,
+        tuple(names),
+        tuple(rows),
         note="Spread: the standard deviation between the folds. The plain LightGBM sees the "
         "table's own columns and nothing derived, in the same folds.",
     )
@@ -528,7 +485,8 @@ def figure_tables(document: ModelDocument) -> list[CardTable]:
     if document.ratio_study:
         study = ratio_table("Ratio study", document.ratio_study)
         tables = [study, *rival_tables(document.rivals), *tables]
-    return [*tables, *tables_by_language(document.fairness, document.weakest), *document.tables]
+    groups = (*fairness_tables(document.fairness), *weakest_table(document.weakest))
+    return [*tables, *groups, *document.tables]
 
 
 def decision_table(document: ModelDocument, title: str) -> CardTable:
@@ -554,9 +512,11 @@ def _avm_rule(document: ModelDocument) -> Iterator[Block]:
             ", and what it did not:",
         ),
     )
-    for title, checked, unchecked in document.standards():
-        yield Block("heading", title)
-        yield Block("list", [f"Checked: {checked}", f"Not checked: {unchecked}"])
+    yield Block(
+        "table",
+        CardTable("The five standards", ("standard", "checked", "not checked"),
+                  tuple(document.standards())),
+    )  # fmt: skip
 
 
 def _review(document: ModelDocument) -> list[Block]:
@@ -567,7 +527,7 @@ def _review(document: ModelDocument) -> list[Block]:
     rows = tuple(
         (
             row.row,
-            *(row.values[name] for name in columns),
+            *(_cell(document.contract.column(name), row.values[name]) for name in columns),
             round(row.actual, 2),
             round(row.estimate, 2),
             row.percent_error,
@@ -584,6 +544,13 @@ def _review(document: ModelDocument) -> list[Block]:
         "same rows.",
     )
     return [Block("table", table)]
+
+
+def _cell(column: Column, value: Any) -> Any:
+    """Return a value of a column; one of a place keeps the decimals that tell where it is."""
+    if column.role in ("longitude", "latitude") and isinstance(value, float):
+        return number(value, 4)
+    return value
 
 
 def _lineage(facts: ModelFacts) -> list[Block]:

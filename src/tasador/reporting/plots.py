@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tasador.contract.model import Column, TableContract
 from tasador.modeling.trend import Trend
-from tasador.reporting.cards import Figure
+from tasador.reporting.cards import MINUS, Figure
 
 Floats = NDArray[np.float64]
 
@@ -144,8 +144,8 @@ def compact(value: float, _position: object = None) -> str:
     for limit, suffix in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= limit:
             scale = 1e3 if suffix == "k" else limit
-            return f"{value / scale:.3g}{suffix}"
-    return f"{value:.4g}"
+            return f"{value / scale:.3g}{suffix}".replace("-", MINUS)
+    return f"{value:.4g}".replace("-", MINUS)
 
 
 def short(text: str, length: int = 26) -> str:
@@ -307,24 +307,20 @@ def refused_bars(reasons: Mapping[str, int]) -> Figure:
 
 
 def missing_bars(contract: TableContract, X: Floats) -> Figure:
-    """Draw the share of missing values of each column that has any."""
+    """Draw the share of missing values of each column that has any; at least one has to."""
     shares = np.isnan(X).mean(axis=0) * 100.0 if len(X) else np.zeros(X.shape[1])
     order = [i for i in np.argsort(-shares, kind="stable") if shares[i] > 0][:_MOST_BARS]
     labels = [contract.feature_names[i] for i in order]
 
     def draw(axes: Any) -> None:
-        if not order:
-            axes.set_axis_off()
-            axes.text(0.5, 0.5, "no column has missing values", ha="center", color=MUTED)
-            return
-        texts = [f"{shares[i]:.2g} %" for i in order]
+        texts = [f"{shares[i]:.2g}%" for i in order]
         bars(axes, labels, shares[order], texts=texts)
 
     return drawn(
         "Missing values",
         f"{len(order)} of {X.shape[1]} columns have missing values.",
         draw,
-        height=_bars_height(max(1, len(order))),
+        height=_bars_height(len(order)),
     )
 
 

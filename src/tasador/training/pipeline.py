@@ -36,6 +36,7 @@ from tasador.reporting.cards import (
 )
 from tasador.reporting.reports import (
     BundleReference,
+    Check,
     Comparison,
     Headline,
     RunSummary,
@@ -59,7 +60,12 @@ from tasador.training.context import (
 from tasador.training.errors import RunSettingsError, WorkspaceError
 from tasador.training.final_model import check_refit
 from tasador.training.register import step as register
-from tasador.training.register.tracking import Published, publish, write_model_files
+from tasador.training.register.tracking import (
+    Published,
+    champion_check,
+    publish,
+    write_model_files,
+)
 from tasador.training.step_cache import OnStep, Step, StepCache, StepRunner, StoppedError
 from tasador.training.wandb_trials import check_recording
 
@@ -157,6 +163,7 @@ REGISTER = Step(
         "training.register.measuring",
         "training.register.contents",
         "training.register.card",
+        "training.register.result",
         "training.final_model",
         "training.sales",
         "monitoring.error_estimation",
@@ -164,7 +171,10 @@ REGISTER = Step(
         "monitoring.column_summary",
         "training.selection_card",
         "reporting.model_card",
+        "reporting.card_markdown",
         "reporting.evaluation_tables",
+        "reporting.evaluation_plots",
+        "reporting.result_plots",
     ),
     lambda run: [
         run.settings.register,
@@ -392,6 +402,7 @@ def _train(
     model: TrainedModel | None = None
     sample: tuple[str, ...] = ()
     published: Published | None = None
+    champion: tuple[Check, ...] = ()
     try:
         with suppress(StoppedError):
             with run.open:
@@ -401,11 +412,13 @@ def _train(
             if evidence.sweep.trial_runs:
                 save_json(run.run_folder / "trial_runs.json", evidence.sweep.trial_runs)
             sample = sample_valuation(run, evidence.rows, model)
-        report = _report(step, sample)  # before it is published: it is attached to the run
+            champion = champion_check(run, evidence, model)
+        # before it is published: it is attached to the run
+        report = _report(step, sample, champion)
         if model is not None:
             published = publish(run, evidence, model, step.cards)
     except BaseException:
-        _report(step, sample)
+        _report(step, sample, champion)
         raise
     registered = None if published is None else published.uri
     return TrainOutcome(
@@ -469,7 +482,7 @@ def _start(settings: RunSettings, workspace: Path, table: StoredTable | None) ->
     )
 
 
-def _report(step: StepRunner, sample: tuple[str, ...]) -> Path:
+def _report(step: StepRunner, sample: tuple[str, ...], champion: tuple[Check, ...] = ()) -> Path:
     run, cards = step.run, step.cards
     contract = run.settings.contract
     table: StoredTable | None = step.results.get(DOWNLOAD.name)
@@ -478,8 +491,10 @@ def _report(step: StepRunner, sample: tuple[str, ...]) -> Path:
     save_json(run.run_folder / "run.json", {"dataset": contract.name, "version": version})
     headline: tuple[Headline, ...] = ()
     compared: tuple[Comparison, ...] = ()
+    checks: tuple[Check, ...] = ()
     bundle = None
     if model is not None:
+        checks = (*(Check(**entry) for entry in model.outcome["checks"]), *champion)
         headline = tuple(Headline(**entry) for entry in model.outcome["headline"])
         compared = tuple(Comparison(**entry) for entry in model.outcome["comparison"])
         folder = str(run.bundles / model.outcome["folder"])
@@ -500,5 +515,7 @@ def _report(step: StepRunner, sample: tuple[str, ...]) -> Path:
         sample=sample,
         cards=tuple(cards),
         measured="" if model is None else model.outcome["measured"],
+        sentence="" if model is None else model.outcome["sentence"],
+        checks=checks,
     )
     return write_report(run.run_folder / "report.html", summary)

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tasador.core.errors import StorageError
+from tasador.core.languages import Language
+from tasador.core.storage import read_bytes, write_text
 from tasador.reporting.cards import read_card
+from tasador.reporting.model_card import FILES
+from tasador.reporting.spanish import in_language
 from tasador.training.errors import NoRunError
 
 
@@ -26,6 +30,24 @@ def find_run(workspace: Path, run_id: str | None) -> Path:
         if folder.name == run_id:
             return folder
     raise NoRunError.called(run_id, [folder.name for folder in folders[:5]])
+
+
+def report_in(run: Path, language: Language) -> Path:
+    """Return a run's report in a language; other ones than English are written beside it.
+
+    So is the model card, where the run has one.
+
+    Raises:
+        StorageError: The disk refuses, or there is no report.
+    """
+    report = run / "report.html"
+    if language == "en":
+        return report
+    for page in (run / FILES[0], report):
+        if page == report or page.exists():
+            text = in_language(read_bytes(page).decode("utf-8"), language)
+            write_text(page.with_suffix(f".{language}.html"), text)
+    return report.with_suffix(f".{language}.html")
 
 
 def run_of_version(workspace: Path, version: str) -> Path:

@@ -165,7 +165,9 @@ def show_sweep(
         "Parameters",
         ("parameter", "best trial", "final model"),
         [(k, result.best.params.get(k), v) for k, v in result.final_params.items()],
-        note="The final model takes smaller and more steps than the sweep, which only ranks.",
+        note=None
+        if family(result.family).linear
+        else "The final model takes smaller and more steps than the sweep, which only ranks.",
     )
     for trial in result.trials:
         if trial.error is not None:
@@ -174,7 +176,7 @@ def show_sweep(
         return
     scores = [t.mean(result.metric) if t in whole else np.nan for t in result.trials]
     card.figure(evaluation_plots.sweep_history(np.array(scores), metric=metric))
-    if result.importance:
+    if len(result.importance) > 1:
         card.figure(evaluation_plots.parameter_importance(result.importance))
     # a parameter that the winner left at its default has that value
     complete = [family(result.family).canonical(trial.params) for trial in whole]
@@ -183,7 +185,7 @@ def show_sweep(
         for key in result.best.params
         if len({str(params.get(key)) for params in complete}) > 1
     }
-    if len(whole) > 2 and numeric:
+    if len(whole) > 2 and len(numeric) > 1:
         values = np.array([trial.mean(result.metric) for trial in whole])
         card.figure(evaluation_plots.parallel_coordinates(numeric, values, metric=metric))
 

@@ -14,7 +14,7 @@ from tasador.monitoring.evaluate import evaluate
 from tasador.monitoring.reference import build_reference
 from tasador.monitoring.verdict import Verdict
 from tasador.monitoring.window import Window
-from tasador.reporting.reports import write_monitor_report
+from tasador.reporting.monitor_report import headline, readable, write_monitor_report
 
 
 def page_of(verdict, folder):
@@ -36,7 +36,42 @@ def test_the_report_shows_trouble_first_then_time_segments_and_every_column(even
         assert text in page
     assert page.index("What to look at") < page.index("Drift by column")
     assert page.count("<figure>") == 3 + len(eventful.drift)
-    assert page.index('<h3 class="named">area') < page.index('<h3 class="named">rooms')
+    assert page.index("<b>area</b>") < page.index("<b>rooms</b>")
+
+
+def test_the_headline_says_what_is_wrong_and_errors_come_before_changed_inputs(
+    eventful, reference, window, tmp_path
+):
+    title, detail = headline(eventful)
+    assert title == "The inputs have faults: area"
+    assert "outside the bounds" in detail
+    title, detail = headline(evaluate(reference, window(900, noise=0.4)))
+    assert title == "The model errs more than it may"
+    assert re.match(r"MAPE \d+\.\d\d% ", detail)
+    assert headline(evaluate(reference, window(900)))[0] == "The rows look like the reference"
+    page = page_of(eventful, tmp_path)
+    assert '<div class="tile state state-alert">' in page
+    assert '<div class="tile state state-ok">' in page
+
+
+def test_bins_are_written_out_and_say_both_shares(eventful, tmp_path):
+    page = page_of(eventful, tmp_path)
+    assert not re.search(r"\de[+-]\d", re.sub(r'src="[^"]*"', "", page).replace("3e", ""))
+    assert re.search(r'title="flat · reference 60\.\d% · window \d\d\.\d%"', page)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("1.0731e+05 to 1.33e+05", "107,300 to 133,000"),
+        ("constant at -2.5e+06", "constant at -2,500,000"),
+        ("up to 1990", "up to 1990"),
+        ("1974-10-22 09:11:33", "1974-10-22 09:11:33"),
+        ("PSI 0.0151 of v1.20000.3", "PSI 0.0151 of v1.20000.3"),
+    ],
+)
+def test_large_numbers_are_written_out_and_other_texts_left(text, shown):
+    assert readable(text) == shown
 
 
 def test_figures_of_the_ratio_study_say_whether_the_iaaos_range_is_met(eventful, tmp_path):

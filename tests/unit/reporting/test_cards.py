@@ -77,7 +77,7 @@ def test_hostile_texts_are_shown_and_never_run(tmp_path: Path) -> None:
 
 def test_numbers_are_grouped_and_to_the_right(tmp_path: Path) -> None:
     _, page = write_card(tmp_path, full_card())
-    assert '<td class="right">1\u202f234\u202f567</td>' in page.read_text()
+    assert '<td class="right">1,234,567</td>' in page.read_text()
 
 
 def test_numbers_that_are_not_finite_become_a_dash() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tasador.contract.reader import from_dict
-from tasador.reporting import evaluation_plots, plots
+from tasador.reporting import evaluation_plots, plots, result_plots
 from tasador.reporting.cards import Figure
 from tasador.reporting.plots import compact, short
 
@@ -87,8 +87,32 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "predicted": lambda: evaluation_plots.predicted_actual(
         ACTUAL, PREDICTED, unit=HOSTILE, cap=5e5
     ),
-    "residual map": lambda: evaluation_plots.residual_map(
+    "residual map": lambda: result_plots.error_map(
         LONGITUDE, LATITUDE, (PREDICTED / ACTUAL - 1) * 100
+    ),
+    "error map of one place": lambda: result_plots.error_map(
+        LONGITUDE[:1], LATITUDE[:1], np.array([400.0])
+    ),
+    "residuals": lambda: result_plots.residuals(
+        PREDICTED, (PREDICTED / ACTUAL - 1) * 100, unit=HOSTILE
+    ),
+    "ratio by price": lambda: result_plots.ratio_by_price(ACTUAL, PREDICTED),
+    "ratio of three prices": lambda: result_plots.ratio_by_price(ACTUAL[:3], PREDICTED[:3]),
+    "calibration": lambda: result_plots.calibration_curve([0.5, 0.9], [0.52, 0.88], 200),
+    "effects": lambda: result_plots.effects(
+        [HOSTILE, "b"],
+        np.column_stack([PREDICTED - ACTUAL, np.zeros(len(ACTUAL))]),
+        np.column_stack([ACTUAL / ACTUAL.max(), np.full(len(ACTUAL), np.nan)]),
+        unit=HOSTILE,
+        rows=5000,
+    ),
+    "partial dependence": lambda: result_plots.partial_dependence(
+        [
+            result_plots.Curve(HOSTILE, np.arange(4.0), np.ones((3, 4)) * np.arange(4.0)),
+            result_plots.Curve("b", np.arange(2.0), np.ones((3, 2)), (HOSTILE, "x")),
+            result_plots.Curve("c", np.arange(2.0), np.zeros((3, 2))),
+        ],
+        unit=HOSTILE,
     ),
     "segments": lambda: evaluation_plots.segment_bars(
         [HOSTILE, "b"], np.array([12.0, 40.0]), [900, 5], metric="MAPE (%)"
@@ -146,7 +170,7 @@ def test_captions_tell_what_matters() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.5, "0.5"), (9999, "9999"), (250_000, "250k"), (1.5e6, "1.5M"), (-2e9, "-2B")],
+    [(0.5, "0.5"), (9999, "9999"), (250_000, "250k"), (1.5e6, "1.5M"), (-2e9, "\u22122B")],
 )
 def test_axis_numbers_are_short(value: float, text: str) -> None:
     assert compact(value) == text

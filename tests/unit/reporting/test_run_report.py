@@ -13,6 +13,7 @@ from tasador.core.errors import StorageError
 from tasador.reporting.cards import Card, CardTable, Fact, Figure
 from tasador.reporting.reports import (
     BundleReference,
+    Check,
     Comparison,
     Headline,
     RunSummary,
@@ -106,16 +107,44 @@ def test_hostile_names_are_shown_as_they_are(page: str) -> None:
 
 def test_the_figures_stand_with_their_intervals(page: str) -> None:
     text = " ".join(Elements(page).text.split())
-    assert "39\u202f541" in text.replace(" ", "\u202f")
-    for part in ("37 900 – 41 200", "57.10 – 60.20", "2 min 43 s", "+40 %", "61 100"):
+    for part in ("39,541", "37,900 – 41,200", "57.10 – 60.20", "2 min 43 s", "+40%", "61,100"):
         assert part in text.replace("\u202f", " ")
 
 
 def test_steps_come_in_the_order_of_the_pipeline(page: str) -> None:
-    sections = [section["id"] for section in Elements(page).all("section")]
-    assert sections == ["step-download", "step-select", "step-register", "step-odd"]
+    sections = [section.get("id", "") for section in Elements(page).all("section")]
+    assert sections[-4:] == ["step-download", "step-select", "step-register", "step-odd"]
     links = [link["href"] for link in Elements(page).all("a")]
-    assert links == ["#summary", *(f"#{section}" for section in sections)]
+    assert links == ["#result", *(f"#{section}" for section in sections[-4:])]
+
+
+def test_the_result_stands_first_in_words_with_a_coloured_word_for_each_check(
+    tmp_path: Path,
+) -> None:
+    checks = (
+        Check("Coverage", True, "90% intervals hold 91% of the test rows"),
+        Check("Ratio study", False, "PRD 1.036 is outside 0.98 to 1.03"),
+        Check("Against the champion", None, "another table"),
+    )
+    run = replace(summary(), sentence="Half are within 7.4%.", checks=checks)
+    page = write_report(tmp_path / "r.html", run).read_text()
+    text = Elements(page).text
+    order = ["Half are within 7.4%.", "Coverage: met", "Ratio study: not met", "PRD 1.036",
+             "Against the champion: cannot tell", "39,541", "Step download"]  # fmt: skip
+    assert sorted(order, key=text.index) == order
+    for kind in ("good", "bad", "calm"):
+        assert f'class="chip {kind}"' in page
+    # the register step's pictures are the result's, and stand once
+    assert page.count("<figure>") == len(run.cards)
+    assert page.index("<figure>") < page.index('id="step-download"')
+
+
+def test_without_places_no_column_is_about_them(tmp_path: Path, page: str) -> None:
+    assert "spatial CV" in page
+    flat = replace(summary(), comparison=(Comparison("RMSE", 1.0, 2.0, None, "USD"),))
+    shown = write_report(tmp_path / "flat.html", flat).read_text()
+    assert "spatial" not in shown.lower()
+    assert "places never seen" not in shown
 
 
 def test_a_real_run_has_no_banner_and_a_synthetic_one_a_big_one(tmp_path: Path, page: str) -> None:
@@ -146,7 +175,7 @@ def test_a_failed_run_says_where_and_why_on_top(tmp_path: Path) -> None:
     text = Elements(html).text
     assert f"The step impute failed: no memory {HOSTILE}" in text
     assert "The step sweep was interrupted: stopped by Ctrl-C" in text
-    assert text.index("The step impute") < text.index("Summary")
+    assert text.index("The step impute") < text.index("Result")
     assert "did not get as far as the held-out test set" in text
     assert '<section id="step-impute" class="failed"' in html
 

@@ -93,7 +93,7 @@ def fill_card(
     report: EvaluationReport,
 ) -> None:
     """Put the final figures, and what they rest on, into the step's card."""
-    contract = document.contract
+    card.figure(*document.figures)
     card.fact("Bundle", bundle.version, str(bundle.folder))
     card.fact(
         "Parity with the training library",
@@ -150,17 +150,7 @@ def fill_card(
         curve = _by_hit_rate(report.fsd, report.relative_errors, shares)
         median, within = ([one[n] for one in curve] for n in ("median_ape", "within_10"))
         card.figure(evaluation_plots.hit_rate_curve(shares, median, within))
-    card.figure(
-        evaluation_plots.predicted_actual(
-            report.actual, report.predicted, unit=contract.target.unit, cap=contract.target.cap
-        ),
-        evaluation_plots.decile_errors(report.actual, report.predicted),
-    )
-    if contract.coordinates is not None:
-        longitude, latitude = (report.X[:, contract.position(c.name)] for c in contract.coordinates)
-        some = report.actual != 0
-        percent = (report.predicted[some] - report.actual[some]) / report.actual[some] * 100.0
-        card.figure(evaluation_plots.residual_map(longitude[some], latitude[some], percent))
+    card.figure(evaluation_plots.decile_errors(report.actual, report.predicted))
 
 
 def show_diagnostics(card: CardBuilder, found: Diagnostics) -> None:

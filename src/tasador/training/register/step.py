@@ -16,7 +16,8 @@ from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.monotone import promise
 from tasador.modeling.training_rows import TrainingRows
 from tasador.registry.model_bundle import load_bundle
-from tasador.reporting.model_card import decision_table, to_markdown, write_model_card
+from tasador.reporting.card_markdown import to_markdown
+from tasador.reporting.model_card import decision_table, write_model_card
 from tasador.selection.test_metrics import CrossValidation
 from tasador.training.backtest import show_backtest
 from tasador.training.context import (
@@ -73,6 +74,7 @@ from tasador.training.register.measuring import (
     known_again,
     unstretched,
 )
+from tasador.training.register.result import checks_of, result_figures, result_sentence
 
 Floats = NDArray[np.float64]
 
@@ -97,7 +99,7 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
         made.rows.test.open("valued again by the backtest, which decides nothing")
     report = replace(report, openings=tuple(made.rows.test.openings))
     decided = decisions(run.settings, made, choice, interval, confidence)
-    checks = count_violations(run, made, evaluated.onnx, report)
+    kept = count_violations(run, made, evaluated.onnx, report)
     even = None
     if choice.stretch is not None:
         even = evenness_of(report, unstretched(run, made, evaluated.onnx, report, choice))
@@ -105,21 +107,30 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     facts = replace(
         model_facts(made, choice, report, contract, shipped),
         kept=(
-            *(check.sentence for check in checks),
+            *(check.sentence for check in kept),
             *([say_stretch(choice.stretch, even)] if choice.stretch and even else []),
         ),
     )
     document = document_of(contract, facts, report, decided, choice, cuts)
+    held = calibration(run, made, cv, interval, report, confidence)
+    found = diagnose_model(run, made)
+    document = replace(
+        document,
+        sentence=result_sentence(report),
+        checks=checks_of(report, document.ratio_study, found, choice.baseline),
+    )
     card_text = to_markdown(document)
     metrics = metrics_of(made.table.origin, report, choice, cuts)
-    if checks:
-        metrics["monotone"] = to_plain(checks)
+    if kept:
+        metrics["monotone"] = to_plain(kept)
     if shipped.refitted:
         metrics["measured"] = facts.refit_note
     draft = write_bundle_of(
         folder / "bundle", run, made, choice, shipped, report, metrics, card_text
     )
     bundle = move_in(draft, run.bundles)
+    figures = tuple(result_figures(report, bundle, held, found, run.settings.seed))
+    document = replace(document, figures=figures)
     write_model_card(folder, with_bundle(document, run.settings.seed, bundle, report))
     save_json(
         folder / "outcome.json",
@@ -134,10 +145,12 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
             "groups": "" if choice.groups is None else choice.groups.sentence,
             "measured": facts.refit_note,
             "comparison": comparison(contract, report, choice),
+            "sentence": document.sentence,
+            "checks": document.checks,
         },
     )
     fill_card(document, card, bundle, shipped.final.parity, report)
-    for check in checks:
+    for check in kept:
         card.fact(
             f"{promise(check.column, check.direction)}: violations",
             check.violations,
@@ -147,9 +160,8 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
         show_stretch(card, choice.stretch, even)
     card.add(decision_table(document, "How the model was chosen"))
     show_choice(card, choice, shipped.final.microseconds, run.settings.sweep.metric)
-    show_diagnostics(card, diagnose_model(run, made))
+    show_diagnostics(card, found)
     show_known_again(card, *known_again(run, made, bundle), report.test["median_ape"].value)
-    held = calibration(run, made, cv, interval, report, confidence)
     show_intervals(card, held, interval.coverage)
     if backtested:
         try:

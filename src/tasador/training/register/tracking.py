@@ -27,6 +27,7 @@ from tasador.registry.signature import password, sign_bundle, signing_key
 from tasador.registry.versions import ModelVersion
 from tasador.reporting.cards import Card, CardTable, render, save_figures
 from tasador.reporting.model_card import FILES
+from tasador.reporting.reports import Check
 from tasador.selection.families.catalog import family
 from tasador.selection.search.grid_search import CandidateResult
 from tasador.settings.compose import to_yaml
@@ -39,6 +40,7 @@ from tasador.training.context import (
     save_json,
 )
 from tasador.training.errors import RegistrationError
+from tasador.training.register.result import against_champion
 from tasador.training.selection_card import describe, short_labels
 
 #: What is attached to the run in the model registry.
@@ -92,6 +94,19 @@ class Published:
 
     uri: str
     pages: tuple[str, ...]
+
+
+def champion_check(run: RunContext, made: Evidence, model: TrainedModel) -> tuple[Check, ...]:
+    """Return how the model compares with the champion; empty where none can be read."""
+    if not run.settings.tracking.enabled:
+        return ()
+    try:
+        versions = list_versions(tracking_uri(run), run.settings.contract.model_name)
+    except RegistryError:  # said when the version is registered
+        return ()
+    outcome, metric = model.outcome, run.settings.sweep.metric
+    test = outcome["metrics"]["test"]
+    return against_champion(versions, outcome["version"], metric, test, made.table.content_hash)
 
 
 def publish(
