@@ -224,6 +224,8 @@ _ICONS = {
     "alert": ":material/error:",
 }
 _COLOURS = {"ok": "green", "cannot_tell": "gray", "warn": "orange", "alert": "red"}
+#: Of words in a table, readable on a light and on a dark page.
+_TEXT_COLOURS = {"ok": "#2f9e61", "cannot_tell": "#8a94a6", "warn": "#c4841d", "alert": "#e5484d"}
 _REFRESH_S = 30
 _IN_A_ROW = 3
 #: Checks of what comes in, of measured errors, and of what the service answers.
@@ -427,7 +429,7 @@ def _draw_drift(drift: Sequence[Mapping[str, Any]], *, relative: bool) -> None:
     known.sort(key=lambda one: -float(one["psi"]))
     st.plotly_chart(drift_chart(known), key="drift", config=CONFIG)
     st.caption(say("health.drift_help"))
-    levels = {say(f"level.{name}"): colour for name, colour in LEVELS.items()}
+    levels = {say(f"level.{name}"): colour for name, colour in _TEXT_COLOURS.items()}
     draw_table(
         [
             Shown(say("health.column"), [subject_name(one["name"]) for one in known]),
