@@ -92,15 +92,17 @@ dist: $(VENV)/.dev ## The source distribution in dist/, built with what is locke
 	$(BIN)/uv build --build-constraints $(LOCK) -q -o dist .
 	rm dist/*.whl
 
-docs: $(VENV)/.dev ## Build the documentation into site/
+docs: $(VENV)/.dev ## Build the documentation into site/, and say how to read it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "to read it (the search works over HTTP only): $(BIN)/python -m http.server -b 127.0.0.1 -d site 8090"
 
 pages: $(VENV)/.dev ## Write the generated pages of docs/reference again
 	$(BIN)/python -m tasador.cli.reference_pages configuration > docs/reference/configuration.md
+	$(BIN)/python -m tasador.cli.reference_pages python > docs/reference/python.md
 	$(BIN)/python -m tasador.cli.reference_pages settings > docs/reference/service-settings.md
 	$(BIN)/python -m tasador.cli.reference_pages metrics > docs/reference/metrics.md
 	$(BIN)/python -m tasador.cli.reference_pages watch > docs/reference/watch-settings.md
-	$(BIN)/python -m tasador.cli.reference_pages figures docs/*/*.md
+	$(BIN)/python -m tasador.cli.reference_pages figures README*.md docs/*/*.md
 	$(BIN)/python -m tasador.cli.reference_pages commands > docs/reference/commands.md
 
 evidently: ## Evidently's own report: make evidently REFERENCE=a.csv CURRENT=b.csv OUT=drift.html

@@ -9,8 +9,9 @@ import os
 from pathlib import Path
 
 from tasador.contract.model import TableContract
+from tasador.core import storage
 from tasador.core.errors import TasadorError
-from tasador.data.sources import find_local, load_table
+from tasador.data.sources import load_table
 from tasador.data.validation import ValidatedTable, validate_table
 from tasador.registry.bundle_stores import newest_bundle
 from tasador.settings.compose import compose
@@ -33,7 +34,7 @@ def real_table(name: str) -> Path:
 
 def table_of(contract: TableContract) -> Path:
     """Return the contract's own table, or end with one line about what is missing."""
-    found = find_local(contract, [data_folder()])
+    found = storage.find_local(contract.source.paths, [data_folder()])
     if found is None:
         raise SystemExit(f"expected the table of {contract.name} in {data_folder()}: {REMEDY}")
     return found

@@ -1,4 +1,4 @@
-"""tasador turns a table with a number to estimate into a valuation service that stays right.
+"""tasador trains, explains, serves and monitors a model that estimates prices from a table.
 
 The names below are the public door; everything else may change between releases. They are imported
 when first used, so that a service that only values rows loads nothing of training.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
 import numpy as np
 import pytest
 
@@ -28,97 +25,6 @@ def assert_fits_a_phone(page) -> None:
     page.set_viewport_size({"width": 390, "height": 900})
     page.wait_for_timeout(500)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-
-
-def test_a_house_is_valued_with_its_interval_its_parts_and_its_comparables(
-    visit, service, house
-) -> None:
-    page = visit()
-    page.get_by_label("Area", exact=True).fill("100")
-    page.get_by_label("Income", exact=True).fill("3")
-    page.get_by_role("button", name="Value it").click()
-    page.wait_for_selector("[data-testid=stMetricValue]")
-    said = text_of(page, "[data-testid=stMetricValue]")
-    row = {
-        "lon": float(page.get_by_label("Lon", exact=True).input_value()),
-        "lat": float(page.get_by_label("Lat", exact=True).input_value()),
-        "income": 3.0,
-        "rooms": int(page.get_by_label("Rooms", exact=True).input_value()),
-        "area": 100.0,
-        "kind": "flat",
-    }
-    (valued,) = ApiClient(service.url).predict([row])["predictions"]
-    assert said == f"{valued['prediction']:,.0f} USD"
-    assert f"{valued['interval']['lower']:,.0f} USD" in text_of(page)
-    page.get_by_role("heading", name="Comparables", exact=True).wait_for()
-    page.get_by_text("Comparables nearby").wait_for()
-    page.locator(".js-plotly-plot").nth(3).wait_for()  # map, interval, waterfall, close map
-
-
-@pytest.mark.parametrize(
-    ("lang", "ask", "report", "said"),
-    [
-        ("en", "Value it", "Report", "Automated valuation report"),
-        ("es", "Valorar", "Informe", "Informe de valoración automatizada"),
-    ],
-)
-def test_the_report_of_a_valuation_is_downloaded_in_the_language_of_the_page(
-    visit, lang, ask, report, said
-) -> None:
-    page = visit(lang=lang)
-    page.get_by_role("button", name=ask).click()
-    estimate = text_of(page, "[data-testid=stMetricValue]")
-    with page.expect_download() as download:
-        page.get_by_role("button", name=f"{report} (HTML)").click()
-    text = download.value.path().read_text(encoding="utf-8")
-    assert f'<html lang="{lang}">' in text
-    assert said in text
-    assert estimate in text
-    assert download.value.suggested_filename.endswith(".html")
-    with page.expect_download() as download:
-        page.get_by_role("button", name=f"{report} (PDF)").click()
-    assert download.value.path().read_bytes().startswith(b"%PDF")
-    assert_fits_a_phone(page)
-
-
-def test_an_invalid_value_is_shown_at_its_field_with_what_the_service_expects(visit) -> None:
-    page = visit()
-    page.get_by_label("Area", exact=True).fill("-5")
-    page.get_by_role("button", name="Value it").click()
-    page.get_by_text("expected a number in [1, 10000], got -5").wait_for()
-    page.get_by_text("1 of the values cannot be right").wait_for()
-    # an answer of before is taken away once the page is drawn whole
-    page.locator("[data-testid=stMetricValue]").first.wait_for(state="detached")
-
-
-def test_a_file_is_scored_with_the_errors_of_its_bad_rows_and_a_download(visit, tmp_path) -> None:
-    page = visit("batch")
-    lines = ["lon,lat,income,rooms,area,kind"]
-    lines += [f"-3.5,40.5,3.0,4,{area},flat" for area in (80, 90, -1, 100)]
-    page.locator("input[type=file]").set_input_files(
-        {"name": "four.csv", "mimeType": "text/csv", "buffer": "\n".join(lines).encode()}
-    )
-    page.get_by_role("button", name="Value all rows").click()
-    page.get_by_role("heading", name="Rows with errors").wait_for()
-    page.locator("[data-testid=stMetricValue]").nth(2).wait_for()
-    valued, bad = page.locator("[data-testid=stMetricValue]").all_inner_texts()[:2]
-    assert (valued, bad) == ("3", "1")
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Download the values").click()
-    rows = list(csv.DictReader(io.StringIO(download.value.path().read_text())))
-    assert [row["error"] == "" for row in rows] == [True, True, False, True]
-    assert "area" in rows[2]["error"]
-    assert float(rows[0]["prediction"]) > 0
-    assert_fits_a_phone(page)
-
-
-def test_a_file_without_the_needed_columns_is_refused_with_what_is_missing(visit) -> None:
-    page = visit("batch")
-    page.locator("input[type=file]").set_input_files(
-        {"name": "bad.csv", "mimeType": "text/csv", "buffer": b"lon,lat\n1,2\n"}
-    )
-    page.get_by_role("button", name="Value all rows").click()
-    page.get_by_text("the file's columns do not meet the contract").wait_for()
 
 
 def test_health_says_what_to_do_before_anything_was_evaluated(visit) -> None:
@@ -157,14 +63,14 @@ def judged(service: Server, house_rows, house_contract) -> None:
 
 def test_health_shows_the_verdict_drift_segments_latency_and_alerts(visit, judged) -> None:
     page = visit("health")
-    page.get_by_text("The model is no longer right").wait_for()
+    page.get_by_text("The model is less accurate").wait_for()
     page.get_by_role("tab").nth(4).wait_for()  # drawn last: the page arrives piece by piece
     assert "Drift: Income" in text_of(page)
     for tab in ("Timeline", "Drift", "Segments"):
         page.get_by_role("tab", name=tab).click()
         page.locator(".js-plotly-plot:visible").first.wait_for()
     page.get_by_role("tab", name="Alerts").click()
-    page.get_by_text("tasador alerts ack").wait_for()
+    page.get_by_role("button", name="Acknowledge").first.wait_for()
     assert_fits_a_phone(page)
 
 
@@ -210,12 +116,11 @@ def test_the_model_card_is_shown_and_a_missing_run_is_named(visit) -> None:
 def test_spanish_is_chosen_by_address_and_by_hand(visit) -> None:
     page = visit(lang="es")
     page.get_by_role("heading", name="¿Cuánto vale?").wait_for()
-    page.get_by_role("button", name="Valorar").click()
     page.wait_for_selector("[data-testid=stMetricValue]")
     assert "." in text_of(page, "[data-testid=stMetricValue]")
     # a choice made while the page is still drawn would be lost; its status shows with a delay only,
     # and its charts, once they are there, may have it drawn again
-    page.locator(".js-plotly-plot").nth(3).wait_for()
+    page.locator(".js-plotly-plot").nth(2).wait_for()
     page.wait_for_timeout(500)
     page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
     page.get_by_role("combobox", name="Idioma").click()
@@ -233,7 +138,8 @@ def test_an_absent_service_is_named_and_then_one_without_a_model(visit, tmp_path
     server = Server(tmp_path, tmp_path / "nothing", port)
     try:
         page = visit(base=lonely.url)
-        page.get_by_text(f"The service at http://127.0.0.1:{port} does not answer").wait_for()
+        page.get_by_text("The service does not answer").wait_for()
+        assert text_of(page).count(f"127.0.0.1:{port}") == 1
         server.start()
         server.wait("/health/live")
         page.get_by_role("button", name="Try again").click()

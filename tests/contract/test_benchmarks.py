@@ -260,6 +260,34 @@ def test_a_peer_that_is_missing_or_fails_is_reported(
     assert found.told.startswith("failed: FileNotFoundError")
 
 
+def test_sales_of_a_year_are_valued_by_what_was_known_before_the_year_or_their_month() -> None:
+    import sales
+
+    class Known(sales.Sales):
+        def __init__(self) -> None:
+            self.month = np.repeat(np.arange((2014 - 1970) * 12), 2)
+            self.month = self.month[self.month != (2010 - 1970) * 12 + 4]  # a month without sales
+            self.price, self.index = np.full((2, len(self.month)), 100.0)
+            self.assessed = np.where(np.arange(len(self.month)) % 2, 50.0, 0.0)
+
+        def by_model(self, first: int, months: int) -> np.ndarray:
+            # one more for each month since the origin
+            return 100.0 + self.month[self.within(first, months)] - first
+
+        def by_lightgbm(self, first: int, months: int, level: np.ndarray) -> np.ndarray:
+            return 2.0 * level[self.within(first, months)]
+
+    found = sales.compare(Known(), monthly=True)
+    months = np.repeat(np.arange(12.0), 2)
+    assert found["tasador"][2008] == pytest.approx(months)
+    assert found["tasador"][2010] == pytest.approx(months[months != 4])
+    assert found["tasador, monthly"][2010] == pytest.approx(np.zeros(22))
+    assert found["plain"][2013] == pytest.approx(np.full(24, 98.0))
+    assert found["true index"][2013] == pytest.approx(np.full(24, 100.0))
+    assert np.nanmax(found["assessor"][2009]) == pytest.approx(0.0)
+    assert np.isnan(found["assessor"][2009]).sum() == 12
+
+
 def test_a_table_of_the_league_is_cut_without_its_target_and_keeps_the_bytes_of_its_rows(
     tmp_path: Path,
 ) -> None:

@@ -8,13 +8,17 @@ import json
 import math
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from fixtures.command_line import QUICK, output_of, run_here
+from tasador.lifecycle.backtest import backtest
+from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.reporting.spanish import in_language
+from tasador.training.backtest import Backtest
 
 #: Prices grow by so much a month, on the log scale.
 SLOPE = 0.01
@@ -28,7 +32,7 @@ def project(quick_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> P
     with (folder / "homes.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["parcel_id", "area", "rooms", "sold", "price", "district", "roll"])
-        for number in range(1500):
+        for number in range(1800):
             area, days = round(rng.lognormvariate(4.5, 0.6), 1), rng.randrange(30 * MONTHS)
             level = math.exp(SLOPE * days / 30.44)
             price = area * 1500 * level * math.exp(rng.gauss(0, 0.1))
@@ -55,6 +59,7 @@ def project(quick_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> P
         "dataset=homes",
         *QUICK,
         "segregate.method=time",
+        "register.backtest=2",
         "~selection.families.decision_tree",
     )
     return folder
@@ -72,6 +77,39 @@ def test_init_proposes_what_was_sold_and_when(project: Path) -> None:
     text = (project / "conf" / "dataset" / "homes.yaml").read_text()
     assert "role: timestamp" in text
     assert "role: property" in text
+    assert "without_last" not in text  # these numbers say nothing of the place
+
+
+def test_what_parcel_numbers_begin_with_informs_and_is_learned_from_the_table(
+    quick_pictures: None, tmp_path: Path
+) -> None:
+    rng = random.Random(5)
+    dear = {f"{plat:04}": rng.gauss(0, 0.4) for plat in range(60)}
+    with (tmp_path / "lots.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["parcel_no", "area", "price"])
+        for plat, level in dear.items():
+            for lot in range(12):
+                area = rng.uniform(50, 200)
+                price = area * 1000 * math.exp(level + rng.gauss(0, 0.05))
+                writer.writerow([f"{plat}-{lot:03}", round(area), round(price)])
+    said = output_of(tmp_path, "init", "lots.csv", "--target", "price", "--yes")
+    assert "'parcel_no' without their last 4 characters" in " ".join(said.split())
+    contract = yaml.safe_load((tmp_path / "conf" / "dataset" / "lots.yaml").read_text())
+    column = contract["columns"]["parcel_no_prefix"]
+    assert column["extract"] == {"without_last": 4}
+    assert column["learned"] is True
+    assert "categories" not in column
+    output_of(tmp_path, "run", "dataset=lots", *QUICK, "~selection.families.decision_tree")
+    (bundle,) = (tmp_path / "workspace" / "bundles").glob("*/manifest.json")
+    levels = json.loads(bundle.read_text())["contract"]["columns"]["parcel_no_prefix"]["categories"]
+    assert levels == sorted(dear)
+    high, low = (pick(dear, key=dear.__getitem__) for pick in (max, min))
+    a, b = (value(tmp_path, {"parcel_no": f"{p}-900", "area": 100}) for p in (high, low))
+    assert a["predicted_price"] > 1.8 * b["predicted_price"]
+    unknown = value(tmp_path, {"parcel_no": "9999-001", "area": 100})
+    assert b["predicted_price"] < unknown["predicted_price"] < a["predicted_price"]
+    assert value(tmp_path, {"area": 100})["predicted_price"] > 0
 
 
 def test_the_newest_sales_are_tested_and_the_random_figure_stands_beside(project: Path) -> None:
@@ -84,6 +122,10 @@ def test_the_newest_sales_are_tested_and_the_random_figure_stands_beside(project
     assert "CV forward in time" in text
     assert "the newest sales are tested" in text
     assert "Trend of prices" in text
+    assert "Errors on sales that were still to come" in text
+    assert re.search(
+        r"Median APE on sales to come.{1,200}mean of 2 years; by random folds \d", text, re.DOTALL
+    )
 
 
 def test_groups_are_compared_in_report_card_and_json_in_both_languages(project: Path) -> None:
@@ -244,6 +286,35 @@ def test_a_backtest_values_each_span_by_what_was_known_before(project: Path) -> 
     assert "2024-Q2" in listed
     assert "2024-Q1" not in listed
     assert max(map(len, listed.splitlines())) <= 80
+
+
+def test_a_backtest_counts_what_the_intervals_that_are_served_hold(project: Path) -> None:
+    (folder,) = (project / "workspace" / "bundles").iterdir()
+    bundle, tables = load_bundle(folder, trusted=None), project / "workspace" / "data"
+    assert bundle.confidence is not None
+
+    def held(some: ModelBundle) -> Backtest:
+        return backtest(some, tables, since="2024-01-01")
+
+    def times(factor: float) -> ModelBundle:
+        assert bundle.confidence is not None
+        factors = bundle.confidence.factors.copy()
+        factors[:, 0] += math.log(factor)
+        return replace(bundle, confidence=replace(bundle.confidence, factors=factors))
+
+    found = held(bundle)
+    usual, wide, narrow = (one.mean for one in (found, held(times(3.0)), held(times(1 / 3))))
+    assert found.promised == 0.9
+    assert usual["coverage"] == pytest.approx(0.9, abs=0.06)
+    assert wide["coverage"] > 0.97
+    assert narrow["coverage"] < 0.7
+    assert usual["median_ape"] == wide["median_ape"] == narrow["median_ape"]
+    # bundles of before there was a model of the errors' size have an interval of one width
+    old = replace(bundle, confidence=None)
+    assert held(old).mean["coverage"] == pytest.approx(0.9, abs=0.08)
+    # where the model makes no error, that of the level of prices is left
+    none = replace(old, interval=replace(old.interval, quantile=0.0))
+    assert 0.1 < held(none).mean["coverage"] < 0.5
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -481,6 +481,21 @@ def test_a_process_with_an_invalid_setting_ends_with_its_name_and_no_traceback(s
     assert "Traceback" not in err
 
 
+def test_a_service_under_a_path_answers_there_and_its_refusals_lead_there(server) -> None:
+    server.variables = {"TASADOR_SERVER__ROOT_PATH": "/valuations"}
+    server.start()
+    server.wait()
+    with httpx.Client(base_url=f"{server.url}/valuations") as client:
+        assert client.post("/api/v1/predict", json={"instances": [ROW]}).status_code == 200
+        assert client.get("/openapi.json").json()["servers"] == [{"url": "/valuations"}]
+        unknown = client.get("/nothing").json()
+    assert unknown["type"] == "/valuations/problems#unknown_path"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(b"no request\r\n\r\n")  # refused before any route is looked for
+        answer = connection.makefile("rb").read()
+    assert b'"/valuations/problems#malformed_request"' in answer
+
+
 def test_a_record_says_what_was_asked_and_answered(server) -> None:
     server.start()
     server.wait()

@@ -86,26 +86,16 @@ def test_the_first_valuation_works_as_the_page_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_your_own_table_works_after_the_first_tutorial_as_the_page_says(tmp_path: Path) -> None:
+def test_your_own_table_works_in_an_empty_folder_as_the_page_says(tmp_path: Path) -> None:
     shutil.copytree(TUTORIALS.parents[1] / "examples", tmp_path / "examples")
-    generated = ["download.offline=true", "download.synthetic_rows=2000"]
-    type_in("tasador run", tmp_path, *generated, *SMALL)
-    write, train, use, choose = blocks("your-own-table.md", "sh")
+    write, train, use = blocks("your-own-table.md", "sh")
     assert "conf/dataset/flats.yaml" in type_in(write, tmp_path)
     type_in(train, tmp_path, *SMALL)
-    value, report = use.strip().splitlines()
+    value, report, models = use.strip().splitlines()
     assert json.loads(type_in(value, tmp_path))["model_version"].startswith("flats_model-")
     assert (tmp_path / type_in(report, tmp_path).strip()).is_file()
-    models, used = choose.strip().splitlines()
     assert "flats_model" in type_in(models, tmp_path)
-    type_in(used, tmp_path)
-    (value,) = blocks("first-valuation.md", "sh")[1].strip().splitlines()
-    assert json.loads(
-        type_in(
-            value.replace("tasador predict", "tasador predict --model housing_price_model"),
-            tmp_path,
-        )
-    )
+    assert not (tmp_path / "workspace").exists()
 
 
 def _wait(url: str) -> None:

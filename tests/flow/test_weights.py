@@ -116,6 +116,16 @@ def test_the_bundle_keeps_the_half_life_and_asks_for_no_weight(project: Path, ru
     assert "half-life of training rows" in decisions
 
 
+def test_the_newest_years_are_valued_by_what_was_known_before_them(run: Path) -> None:
+    card = json.loads((run / "cards" / "register.json").read_text())
+    facts = {fact["label"]: fact["note"] for fact in card["facts"]}
+    assert facts["Median APE on sales to come"].startswith("mean of 3 years; by random folds")
+    (found,) = (one for one in card["tables"] if one["title"].startswith("Backtest: each year"))
+    at, years = found["header"].index("coverage"), {row[0]: row for row in found["rows"]}
+    assert list(years) == ["2018", "2019", "2020"]
+    assert all(0.5 < row[at] <= 1.0 for row in years.values())
+
+
 def test_a_half_life_needs_dates(project: Path) -> None:
     plain = CONTRACT.replace(", role: timestamp", "").replace("name: homes", "name: undated")
     (project / "conf" / "dataset" / "undated.yaml").write_text(plain)

@@ -239,8 +239,13 @@ def without_texts(plain: Any) -> Any:
     return {
         key: without_texts(value)
         for key, value in plain.items()
-        if key not in TEXTS or isinstance(value, dict)
+        if key not in TEXTS or (isinstance(value, dict) and not is_problems(value))
     }
+
+
+def is_problems(examples: dict[str, Any]) -> bool:
+    """Return whether these are examples of problems, which are texts for people."""
+    return all(isinstance(one, dict) and "value" in one for one in examples.values())
 
 
 def described(server: Server) -> dict[str, Any]:

@@ -36,6 +36,19 @@ def test_every_page_is_built_and_reached_from_the_navigation(site: Path) -> None
         assert page.as_posix() in start or page.name == "index.html", page
 
 
+def test_no_two_pages_share_a_title() -> None:
+    titles = [page.read_text(encoding="utf-8").partition("\n")[0] for page in DOCS.rglob("*.md")]
+    assert len(set(titles)) == len(titles), sorted(titles)
+
+
+def test_a_prompt_is_marked_so_that_it_is_not_copied(site: Path) -> None:
+    page = (site / "how-to" / "several-models.html").read_text(encoding="utf-8")
+    assert '<span class="gp">$ </span>' in page
+    style = (site / "images" / "site.css").read_text(encoding="utf-8")
+    assert "[data-md-copying] :is(.gp, .go) { display: none; }" in style
+    assert 'href="../images/site.css"' in page
+
+
 def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
     loaded = (
         r"<(?:script|img|iframe)[^>]+src=[\"']?(?:https?:)?//|<link[^>]+rel=[\"']?stylesheet[^>]+//"

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import tasador
-from tasador.cli import models, operate, records, sales, scoring, start, watch
+from tasador.cli import canary, models, operate, records, sales, scoring, start, watch
 from tasador.cli.options import FORMER_SPELLINGS
 from tasador.cli.output import accept_any_encoding, drop_what_is_not_taken, err, escape, out
 from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, MissingExtraError, TasadorError
@@ -208,10 +208,10 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "canary": _group(
             "Send a growing share of the traffic to a challenger.",
             {
-                "start": models.start_canary,
-                "status": models.canary_status,
-                "stop": models.stop_canary,
-                "settle": models.settle_canary,
+                "start": canary.start,
+                "status": canary.status,
+                "stop": canary.stop,
+                "settle": canary.settle,
             },
         ),
         "reproduce": models.reproduce,

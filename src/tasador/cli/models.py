@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -36,13 +36,11 @@ from tasador.cli.output import (
 if TYPE_CHECKING:
     from tasador.lifecycle.alias_updates import OperationResult
     from tasador.lifecycle.api import Place
-    from tasador.lifecycle.canary import Report
     from tasador.lifecycle.gate_evaluation import VersionEvaluation
     from tasador.lifecycle.new_rows import NewRows
     from tasador.lifecycle.retraining_policy import RetrainDecision
     from tasador.records.audit_log import AuditEntry
     from tasador.registry.versions import ModelVersion
-    from tasador.serving.experiment import Moments
     from tasador.settings.run import RunSettings
 
 _COLUMNS = ("version", "release", "state", "MAPE", "within 10%", "registered", "bundle")
@@ -79,10 +77,12 @@ def models(
     _show_notes(notes)
     chosen = place.model_name
     if len(by_name) > 1:
-        out.print(f"in use: {escape(chosen)}" if chosen else "in use: none; tasador use NAME")
+        out.print(f"in use: {escape(chosen)}" if chosen else "in use: none")
     meant = found if len(by_name) == 1 else by_name.get(chosen or "", [])
     if meant:
         follow(_after_models(meant), workspace, registry, model)
+    else:
+        follow("use NAME", workspace, registry)
 
 
 def _version_line(version: ModelVersion) -> tuple[str, ...]:
@@ -120,9 +120,10 @@ def use(
     place = Place(workspace, registry)
     if name is None:
         typer.echo(place.model_name or "no model was chosen: tasador use NAME")
-        return
-    choose_model(place, name)
-    typer.echo(f"{workspace} uses {name}")
+    else:
+        choose_model(place, name)
+        typer.echo(f"{workspace} uses {name}")
+    follow("models", workspace, registry)
 
 
 def promote(
@@ -197,6 +198,8 @@ def compare(
     show_gates(evaluated)
     if evaluated.report.passed and against == "champion" and one.number != other.number:
         follow(f"promote {one.number}", workspace, registry, model)
+    else:
+        follow("models", workspace, registry, model)
 
 
 def reject(
@@ -294,6 +297,8 @@ def retrain(
         follow("retrain", workspace, registry, model)
     elif dry_run and not (done.decision.obstacles or now):
         follow("retrain --now --reason TEXT", workspace, registry, model)
+    else:
+        follow("monitor" if done.decision.retrain else "outcomes import FILE", workspace)
     if done.version is None and (dry_run or now) and not done.decision.retrain:
         raise typer.Exit(CONDITION_NOT_MET if done.decision.triggers else NO_TRIGGER)
 
@@ -342,6 +347,7 @@ def reproduce(
         err.print(f"[yellow]missing:[/] {escape(missing)}")
     if found.identical:
         out.print(f"{found.version}: identical on {found.rows:,} rows, bit by bit")
+        follow("models", workspace, registry, model)
         return
     if found.rebuilt is None:
         out.print(f"{found.version}: cannot be rebuilt")
@@ -386,7 +392,8 @@ def _line(entry: AuditEntry) -> tuple[str, ...]:
     champion = entry.to_value or "none"
     if entry.from_value != entry.to_value:
         champion = f"{entry.from_value or 'none'} -> {champion}"
-    gates, said = details.get("gates_summary", ""), str(details.get("note", ""))
+    # which ones failed is in what `compare` and `--json` print
+    gates, said = details.get("gates_summary", "").partition(";")[0], str(details.get("note", ""))
     # a refusal's own text repeats every gate that failed, which the summary names
     told = (gates or said, *([f"reason: {entry.reason}"] if entry.reason else []))
     phase = details.get("phase", "") + (", forced" if details.get("forced") else "")
@@ -459,141 +466,3 @@ def show_gates(evaluated: VersionEvaluation) -> None:
 def _show_notes(notes: Iterable[str]) -> None:
     for line in notes:
         note(line)
-
-
-_Split = Literal["request", "client"]
-
-
-def start_canary(
-    stages: Annotated[
-        str,
-        typer.Option(metavar="PERCENT", help="Shares of the traffic in percent; 0 is shadow only"),
-    ] = "0,1,5,25,100",
-    split: Annotated[
-        _Split, typer.Option(help="What is assigned to a model at random")
-    ] = "request",
-    rows: Annotated[
-        int, typer.Option(min=10, metavar="N", help="Rows that both models answer in each stage")
-    ] = 200,
-    outcomes: Annotated[
-        bool, typer.Option("--outcomes", help="Wait for outcomes before a stage ends")
-    ] = False,
-    error_margin: Annotated[
-        float,
-        typer.Option(metavar="SHARE", help="Tolerated increase of the relative error; 0.01 is 1%"),
-    ] = 0.01,
-    by: By = None,
-    workspace: Workspace = WORKSPACE,
-    registry: Registry = None,
-    records: DatabaseOption = None,
-    model: Model = None,
-) -> None:
-    """Start a canary of the challenger against the champion.
-
-    Examples:
-        tasador canary start
-        tasador canary start --stages 0,10,50,100 --split client
-    """
-    from tasador.core.errors import ConfigError
-    from tasador.lifecycle import canary
-    from tasador.lifecycle.api import opened
-    from tasador.serving.experiment import Criteria
-
-    try:
-        shares = tuple(float(text) / 100.0 for text in stages.split(","))
-    except ValueError:
-        raise ConfigError("--stages: expected percentages such as 0,1,5", got=stages) from None
-    rules = Criteria(
-        stages=shares, by=split, min_rows=rows, require_outcomes=outcomes,
-        error_margin=error_margin,
-    )  # fmt: skip
-    with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
-        begun = canary.start(lifecycle, rules)
-    out.print(f"canary of version {begun.number} ({escape(begun.challenger)}) started")
-    out.print("servers join at their next poll; progress: tasador canary status")
-
-
-def canary_status(
-    as_json: AsJson = False,
-    workspace: Workspace = WORKSPACE,
-    registry: Registry = None,
-    records: DatabaseOption = None,
-    model: Model = None,
-) -> None:
-    """Show the stage and the results of both models."""
-    from tasador.core.hashing import to_plain
-    from tasador.lifecycle import canary
-    from tasador.lifecycle.api import opened
-
-    with opened(place_of(workspace, registry, records, model)) as lifecycle:
-        found = canary.status(lifecycle)
-    if as_json:
-        print_json(to_plain(found))
-    elif found is None:
-        out.print("no canary was started yet")
-        follow("canary start", workspace, registry, model)
-    else:
-        _show_report(found)
-
-
-def stop_canary(
-    reason: Reason = "",
-    by: By = None,
-    workspace: Workspace = WORKSPACE,
-    registry: Registry = None,
-    records: DatabaseOption = None,
-    model: Model = None,
-) -> None:
-    """Send all traffic to the champion again, within one poll."""
-    from tasador.lifecycle import canary
-    from tasador.lifecycle.api import opened
-
-    with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
-        ended = canary.stop(lifecycle, reason)
-    out.print(f"canary of version {ended.number}: {ended.status}")
-
-
-def settle_canary(
-    by: By = None,
-    workspace: Workspace = WORKSPACE,
-    registry: Registry = None,
-    records: DatabaseOption = None,
-    model: Model = None,
-) -> None:
-    """Promote a challenger that passed, reject one that failed."""
-    from tasador.lifecycle import canary
-    from tasador.lifecycle.api import opened
-
-    with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
-        done = canary.settle(lifecycle)
-    if done is None:
-        out.print("nothing to settle")
-    else:
-        show(done)
-
-
-def _show_report(report: Report) -> None:
-    one, found = report.experiment, report.evidence
-    out.print(
-        f"version {one.number} ({escape(one.challenger)}) against {escape(one.champion)}: "
-        f"[bold]{one.status}[/], {one.share:.0%} of the traffic, since {time_text(one.started)}"
-    )
-    out.print(f"  {escape(one.reason)}")
-    out.print(
-        f"  rows that both models answered: {found.rows:,}, {found.stage_rows:,} in this stage"
-    )
-    out.print(f"  failures: {found.failures:,} of {found.attempts:,}")
-    alpha = one.rules.alpha
-    if found.error.n:
-        out.print(
-            f"  relative error: {found.challenger_error.mean:.2%}, champion "
-            f"{found.champion_error.mean:.2%}; difference {_bounds(found.error, alpha, '.2%')} on "
-            f"{found.error.n:,} outcomes"
-        )
-    out.print(f"  disagreement (log): {_bounds(found.disagreement, alpha, '.3f')}")
-    out.print(f"  slower by: {_bounds(found.slower, alpha, '.3f')} ms")
-
-
-def _bounds(found: Moments, alpha: float, form: str) -> str:
-    low, high = found.bounds(alpha)
-    return f"{found.mean:{form}} ({low:{form}} to {high:{form}} at all times)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +25,7 @@ from tasador.cli.options import (
     Version,
     Workspace,
 )
-from tasador.cli.output import err, escape, note, out, table
+from tasador.cli.output import err, escape, follow, note, out, table
 from tasador.core.errors import ConfigError
 from tasador.core.logging import JsonFormatter
 
@@ -51,6 +52,10 @@ def serve(
     workers: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Processes that share the port", show_default="1"),
+    ] = None,
+    root_path: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Path under which a proxy offers it, e.g. /valuations"),
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="A bundle, or a folder of bundles")
@@ -86,6 +91,7 @@ def serve(
         ("server", "host"): host,
         ("server", "port"): port,
         ("server", "workers"): workers,
+        ("server", "root_path"): root_path,
         ("source", "local"): bundle,
         ("source", "tracking_uri"): tracking_uri,
         ("source", "model_name"): model,
@@ -109,7 +115,8 @@ def serve(
     app = from_environment()
     bound = bind(settings.server.host, settings.server.port)
     url = address(bound)
-    typer.echo(_announced(set_up_logs(settings.server), url))
+    offered = url + settings.server.root_path
+    typer.echo(_announced(set_up_logs(settings.server), offered))
     code = run(settings.server, bound, "tasador.ops.service:from_environment", app)
     if code:
         raise typer.Exit(code)
@@ -172,7 +179,9 @@ def command(host: str, port: int) -> list[str]:
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
-        "theme.primaryColor": "#2b6cb0",
+        # of each theme: one colour for both would force the light one
+        "theme.light.primaryColor": "#2b6cb0",
+        "theme.dark.primaryColor": "#6ea8e0",
     }
     given = [f"--{name}={value}" for name, value in options.items()]
     return [sys.executable, "-m", "streamlit", "run", str(app), *given]
@@ -233,6 +242,7 @@ def publish(
     typer.echo(f"published {pointer.version} ({size:.1f} MiB, {pointer.origin}) at {location}")
     for where in written:
         typer.echo(f"  {where}")
+    follow(f"serve --object-store {shlex.quote(location)}")
 
 
 def sign(
@@ -276,6 +286,7 @@ def sign(
         pair = KeyPair(workspace)
         made = "made" if pair.make(public) else "kept"
         out.print(f"{made} {escape(str(pair.private))}; public key: {escape(str(pair.public))}")
+        follow("sign", workspace)
         return
     found = key or signing_key(workspace)
     if found is None:
@@ -291,6 +302,7 @@ def sign(
         out.print(
             f"wrote {escape(str(sign_bundle(_folder(bundle, workspace), found, password())))}"
         )
+    follow("doctor" if registered else "verify", None if registered else workspace)
 
 
 def verify(
@@ -313,6 +325,7 @@ def verify(
     loaded = load_bundle(_folder(bundle, workspace), trusted=trusted)
     signed = "" if trusted is None else ", signed by a trusted key"
     out.print(f"{escape(loaded.version)}: complete, its predictions are reproduced{signed}")
+    follow("serve", workspace)
 
 
 def _folder(bundle: Path | None, workspace: Path) -> Path:
@@ -353,6 +366,7 @@ def new_key(
     add_key(file, key)
     err.print(f"wrote its hash to {escape(str(file))}; the key, shown only once:")
     sys.stdout.write(f"{text}\n")
+    follow(f"keys list --file {shlex.quote(str(file))}", to=err)
 
 
 def list_keys(file: KeysFile = None) -> None:
@@ -360,7 +374,11 @@ def list_keys(file: KeysFile = None) -> None:
     from tasador.serving.http.auth import read_keys
 
     rows = [(key.name, key.role, key.digest[:8]) for key in read_keys(_needed(file))]
-    out.print(table(("name", "role", "sha256 begins"), rows))
+    if rows:
+        out.print(table(("name", "role", "sha256 begins"), rows, grid=False))
+    else:
+        out.print(f"no key in {escape(str(file))} yet")
+    follow("serve" if rows else f"keys new NAME --file {shlex.quote(str(file))}")
 
 
 def revoke_keys(
@@ -375,6 +393,7 @@ def revoke_keys(
 
     count = delete_keys(_needed(file), name, keep_newest=keep_newest)
     out.print(f"removed {count} key{'' if count == 1 else 's'} of {escape(name)}")
+    follow(f"keys list --file {shlex.quote(str(file))}")
 
 
 def _needed(file: Path | None) -> Path:

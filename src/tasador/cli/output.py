@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 _HANDLER = "tasador.legible"
+#: Commands with the option --workspace, but not --model and --registry.
+_WITHOUT_MODEL = {
+    "up", "monitor", "watch", "alerts", "simulate", "records", "outcomes", "review", "report",
+}  # fmt: skip
 _ALIKE = str.maketrans(
     dict(zip("▁▂▃▄▅▆▇█", "_.:-=+*#", strict=True))
     | {"·": " ", "–": "-", "—": "-", "−": "-", "…": "...", "→": "->", "≤": "<=", "≥": ">="}
@@ -90,19 +94,31 @@ def follow(
     workspace: Path | None = None,
     registry: str | None = None,
     model: str | None = None,
+    *,
+    to: Console = out,
 ) -> None:
     """Print the command that comes next, with the options that this one was given.
 
-    `run` takes none of them, `up` the workspace alone.
+    `run` takes none of them; `up` and what is about records take the workspace alone.
+
+    Args:
+        command: Without `tasador`.
+        workspace: As given; the usual one is left out.
+        registry: As given.
+        model: As given.
+        to: Standard error where standard output is for programs; then it is only shown to people.
     """
+    if to is err and not sys.stderr.isatty():
+        return
     words = ["tasador", command]
     options = {"model": model, "registry": registry, "workspace": workspace}
-    taken = {"run": (), "up": ("workspace",)}.get(command.partition(" ")[0], tuple(options))
+    first = command.partition(" ")[0]
+    taken = () if first == "run" else ("workspace",) if first in _WITHOUT_MODEL else tuple(options)
     for name in taken:
         value = options[name]
         if value is not None and (name, str(value)) != ("workspace", "workspace"):
             words += [f"--{name}", shlex.quote(str(value))]
-    out.print(f"next: {escape(' '.join(words))}")
+    to.print(f"next: {escape(' '.join(words))}")
 
 
 def accept_any_encoding() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tasador.cli.options import AsJson, By, DatabaseOption
-from tasador.cli.output import err, escape, follow, out, table, time_text
+from tasador.cli.options import WORKSPACE, AsJson, By, DatabaseOption, Workspace
+from tasador.cli.output import err, escape, follow, out, short_id, table, time_text
 
 if TYPE_CHECKING:
     from tasador.records.database import Database
@@ -48,6 +49,7 @@ def export(
         str | None, typer.Option(metavar="VERSION", help="Only records of this bundle")
     ] = None,
     database: DatabaseOption = None,
+    workspace: Workspace = WORKSPACE,
 ) -> None:
     """Export records and their outcomes to a Parquet file.
 
@@ -61,9 +63,10 @@ def export(
 
     start = 0.0 if since is None else parse_moment(since)
     end = clock.seconds() if until is None else parse_moment(until)
-    with opened_records(record_settings(database)) as opened:
+    with opened_records(record_settings(database, workspace)) as opened:
         written = export_parquet(RecordStore(opened), output, start, end, version=version)
     typer.echo(f"wrote {written:,} records to {output}")
+    follow("records stats", workspace)
 
 
 def prune(
@@ -79,6 +82,7 @@ def prune(
         bool, typer.Option("--yes", help="Delete; without it, old entries are only counted")
     ] = False,
     database: DatabaseOption = None,
+    workspace: Workspace = WORKSPACE,
     spool: SpoolOption = None,
 ) -> None:
     """Delete old records, outcomes, verdicts, alerts and logs.
@@ -89,11 +93,11 @@ def prune(
         tasador records prune
         tasador records prune --older-than 90d --yes
     """
-    from tasador.core.clock import parse_span, show_moment
+    from tasador.core.clock import parse_span
     from tasador.records.audit_log import AuditTrail
     from tasador.records.maintenance import Retention
 
-    settings = record_settings(database, spool)
+    settings = record_settings(database, workspace, spool)
     age = None if older_than is None else parse_span(older_than)
     with opened_records(settings) as opened:
         retention = Retention(opened, settings, age)
@@ -114,25 +118,27 @@ def prune(
         if old.before is None:
             typer.echo(f"all {old.what} are kept")
         elif yes:
-            typer.echo(f"deleted {old.number:,} {old.what} older than {show_moment(old.before)}")
+            typer.echo(f"deleted {old.number:,} {old.what} older than {time_text(old.before)}")
         else:
-            typer.echo(
-                f"{old.number:,} {old.what} are older than {show_moment(old.before)}: "
-                "--yes deletes them"
-            )
+            typer.echo(f"{old.number:,} {old.what} are older than {time_text(old.before)}")
+    if yes or not any(old.number for old in found if old.before is not None):
+        follow("records stats", workspace)
+    else:
+        age_given = "" if older_than is None else f" --older-than {older_than}"
+        follow(f"records prune{age_given} --yes", workspace)
 
 
 def stats(
     as_json: AsJson = False,
     database: DatabaseOption = None,
+    workspace: Workspace = WORKSPACE,
     spool: SpoolOption = None,
 ) -> None:
     """Count the records of each version, and what waits in spools."""
-    from tasador.core.clock import show_moment
     from tasador.records.spool import waiting_bytes
     from tasador.records.store import RecordStore
 
-    settings = record_settings(database, spool)
+    settings = record_settings(database, workspace, spool)
     with opened_records(settings) as opened:
         counts = RecordStore(opened).counts()
         shown = opened.url.shown
@@ -141,17 +147,25 @@ def stats(
         versions = [dataclasses.asdict(entry) for entry in counts]
         typer.echo(json.dumps({"database": shown, "versions": versions, "spool_bytes": waiting}))
         return
-    rows = [
-        (
-            entry.version, entry.variant, f"{entry.records:,}", f"{entry.outcomes:,}",
-            show_moment(entry.first), show_moment(entry.last),
-        )
-        for entry in counts
-    ]  # fmt: skip
-    columns = ("version", "variant", "records", "outcomes", "first", "last")
     out.print(f"database: {escape(shown)}")
-    out.print(table(columns, rows), soft_wrap=False)
+    by_model: dict[str, list[tuple[str, ...]]] = {}
+    for entry in counts:
+        name, dash, _ = entry.version.rpartition("-")
+        line = (
+            short_id(entry.version) if dash else entry.version, entry.variant,
+            f"{entry.records:,}", f"{entry.outcomes:,}",
+            time_text(entry.first), time_text(entry.last),
+        )  # fmt: skip
+        by_model.setdefault(name, []).append(line)
+    for name, rows in by_model.items():
+        if name:
+            out.print(f"[bold]{escape(name)}[/]")
+        columns = ("bundle", "variant", "records", "outcomes", "first", "last")
+        out.print(table(columns, rows, grid=False))
+    if not counts:
+        out.print("nothing is recorded yet")
     out.print(f"spools: {waiting:,} bytes wait in {escape(str(settings.spool_folder()))}")
+    follow("monitor" if counts else "serve", workspace)
 
 
 def refused(
@@ -160,15 +174,16 @@ def refused(
     show: Shown = 5,
     as_json: AsJson = False,
     database: DatabaseOption = None,
+    workspace: Workspace = WORKSPACE,
 ) -> None:
     """List rows that the service refused, by field and cause."""
     from tasador.core import clock
-    from tasador.core.clock import parse_moment, show_moment
+    from tasador.core.clock import parse_moment
     from tasador.records.refused import kept_rows, read_refused
 
     start = 0.0 if since is None else parse_moment(since)
     end = clock.seconds() if until is None else parse_moment(until)
-    with opened_records(record_settings(database)) as opened:
+    with opened_records(record_settings(database, workspace)) as opened:
         counts = read_refused(opened, start, end)
         rows = list(kept_rows(opened, start, end, show))
     if as_json:
@@ -176,31 +191,38 @@ def refused(
             plain = row._replace(features=json.loads(row.features))
             typer.echo(json.dumps(plain._asdict()))
         return
-    typer.echo(f"{counts.refused:,} rows were refused since {show_moment(start)}")
+    typer.echo(f"{counts.refused:,} rows were refused since {time_text(start)}")
     for (field, cause), number in counts.causes.items():
         example = counts.examples.get((field, cause), "")
         said = f", e.g. {example}" if example else ""
         typer.echo(f"  {field}: {cause.replace('_', ' ')}: {number:,}{said}")
     for row in rows:
-        typer.echo(f"{show_moment(row.time)} {row.route} {row.client}: {row.features.decode()}")
+        typer.echo(f"{time_text(row.time)} {row.route} {row.client}: {row.features.decode()}")
+    follow("monitor", workspace)
 
 
-def replay(database: DatabaseOption = None, spool: SpoolOption = None) -> None:
+def replay(
+    database: DatabaseOption = None,
+    spool: SpoolOption = None,
+    workspace: Workspace = WORKSPACE,
+) -> None:
     """Import what crashed processes left in their spool folders.
 
     A running service does it too.
     """
     from tasador.records.maintenance import replay_orphans
 
-    settings = record_settings(database, spool)
+    settings = record_settings(database, workspace, spool)
     with opened_records(settings, new=True) as opened:
         brought = replay_orphans(settings.spool_folder(), opened)
     typer.echo(f"brought in {brought:,} records from {settings.spool_folder()}")
+    follow("records stats", workspace)
 
 
 def import_outcomes(
     file: Annotated[Path, typer.Argument(help="CSV: prediction_id, actual, optionally time")],
     database: DatabaseOption = None,
+    workspace: Workspace = WORKSPACE,
     show: Shown = 20,
     replace: Annotated[
         bool,
@@ -219,7 +241,7 @@ def import_outcomes(
     from tasador.records.import_export import import_outcomes as import_rows
     from tasador.records.store import RecordStore
 
-    with opened_records(record_settings(database)) as opened:
+    with opened_records(record_settings(database, workspace)) as opened:
         done = import_rows(RecordStore(opened), file, replace=replace)
     accepted, repeated = done.counts["accepted"], done.counts["repeated"]
     replaced = f", {done.counts['replaced']:,} were corrected" if replace else ""
@@ -230,6 +252,8 @@ def import_outcomes(
         typer.echo(f"  and {len(done.problems) - show:,} more", err=True)
     if done.problems:
         typer.echo(f"{len(done.problems):,} rows were not taken", err=True)
+    follow("monitor", workspace)
+    if done.problems:
         raise typer.Exit(DataError.exit_code)
 
 
@@ -238,6 +262,7 @@ def review(
     check: Annotated[bool, typer.Option("--check", help="Only check it, record nothing")] = False,
     by: By = None,
     database: DatabaseOption = None,
+    workspace: Workspace = WORKSPACE,
 ) -> None:
     """Check and record the overrides of a reviewed workbook.
 
@@ -253,7 +278,7 @@ def review(
     from tasador.lifecycle.api import Place
     from tasador.scoring.review import record_review
 
-    with opened_records(record_settings(database)) as opened:
+    with opened_records(record_settings(database, workspace)) as opened:
         found = record_review(file, opened, Place(actor=by).who, check_only=check)
     out.print(f"{escape(file)}: {found.rows:,} rows valued by {escape(found.version)}")
     if found.missing:
@@ -262,6 +287,7 @@ def review(
     result = found.result
     if result is None:
         out.print(f"nothing is wrong; {found.overrides:,} overrides would be recorded")
+        follow(f"review {shlex.quote(file)}", workspace)
         return
     out.print(
         f"overrides: {result.new:,} new, {result.changed:,} changed, {result.unchanged:,} recorded "
@@ -269,7 +295,7 @@ def review(
     )
     if result.kept:
         out.print(f"{result.kept:,} more were recorded before and are empty here: they stay")
-    follow(f"ratio {file} --sale COLUMN")
+    follow(f"ratio {shlex.quote(file)} --sale COLUMN")
 
 
 def overrides(
@@ -278,6 +304,7 @@ def overrides(
     show: Shown = 20,
     as_json: AsJson = False,
     database: DatabaseOption = None,
+    workspace: Workspace = WORKSPACE,
 ) -> None:
     """List overrides of reviewers: who, when and why, newest first.
 
@@ -294,7 +321,7 @@ def overrides(
 
     start = 0.0 if since is None else parse_moment(since)
     end = clock.seconds() if until is None else parse_moment(until)
-    with opened_records(record_settings(database)) as opened:
+    with opened_records(record_settings(database, workspace)) as opened:
         found = Reviews(opened).overrides(start, end, show)
     if as_json:
         for one in found:
@@ -309,9 +336,12 @@ def overrides(
     ]  # fmt: skip
     columns = ("time", "who", "model", "before", "override", "reason", "prediction …")
     out.print(table(columns, rows, grid=False) if rows else "no override is recorded in this time")
+    follow("records stats" if rows else "score FILE --output review.xlsx", workspace)
 
 
-def record_settings(database: str | None, spool: str | None = None) -> RecordSettings:
+def record_settings(
+    database: str | None, workspace: Path = WORKSPACE, spool: str | None = None
+) -> RecordSettings:
     """Return the settings of records: options first, then the service's variables."""
     from dataclasses import replace
 
@@ -319,6 +349,8 @@ def record_settings(database: str | None, spool: str | None = None) -> RecordSet
 
     own = {k: v for k, v in os.environ.items() if k.startswith("TASADOR_RECORDS__") and v}
     found = read_settings(own).records
+    if workspace != WORKSPACE and "TASADOR_RECORDS__URL" not in own:
+        found = replace(found, url=f"sqlite:///{workspace / 'tasador.db'}")
     return replace(found, url=database or found.url, spool=spool or found.spool)
 
 

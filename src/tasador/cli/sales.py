@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -22,14 +23,14 @@ from tasador.cli.options import (
     Version,
     Workspace,
 )
-from tasador.cli.output import err, escape, note, out, print_json, table
+from tasador.cli.output import err, escape, follow, note, out, print_json, table
 from tasador.cli.start import with_dataset
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tasador.lifecycle.backtest import Backtest
     from tasador.reporting.cards import CardTable
+    from tasador.training.backtest import Backtest
 
 Dataset = Annotated[
     str | None,
@@ -86,6 +87,8 @@ def sales(
         file = escape(str(found.written))
         out.print(f"wrote {file}")
         out.print(f"next: fill in its column keep, then tasador run segregate.sales_review={file}")
+    else:
+        follow(f"{_of('sales', dataset)} -o review.csv")
 
 
 def trend(
@@ -129,6 +132,13 @@ def trend(
     if output is not None:
         write_trend(output, found, contract)
         out.print(f"wrote {escape(str(output))}")
+        follow("backtest")
+    else:
+        follow(f"{_of('trend', dataset)} -o trend.html")
+
+
+def _of(command: str, dataset: str | None) -> str:
+    return command if dataset is None else f"{command} --dataset {dataset}"
 
 
 def backtest(
@@ -190,11 +200,12 @@ def backtest(
         for o in found.origins
     ]
     rows.append(("mean", "", *_figures(found.mean)))
-    out.print(table(names, rows))
+    out.print(table(names, rows, grid=False))
     out.print(_compared(found))
     out.print(
         "median APE, MAPE, in 10% (share within 10%) in percent; ratio: median of estimate over "
-        "price; held: share inside the interval; plain: median APE of a plain LightGBM; "
+        "price; held: share inside the interval "
+        f"({found.promised:.0%} promised); plain: median APE of a plain LightGBM; "
         "difference: by how much the model's exceeds it, with its 95% interval by paired bootstrap",
         soft_wrap=False,
     )
@@ -213,6 +224,7 @@ def backtest(
         )
     if output is not None:
         out.print(f"wrote {escape(str(output))}")
+    follow("models" if output is not None else f"backtest --by {by} -o backtest.html")
 
 
 def _compared(found: Backtest) -> Table:
@@ -235,6 +247,7 @@ def _compared(found: Backtest) -> Table:
             )
             for name, own, plain, gap, known in rows
         ],
+        grid=False,
     )  # fmt: skip
 
 
@@ -327,6 +340,9 @@ def ratio(
             out.print(escape(line), soft_wrap=False)
         if html is not None:
             out.print(f"wrote {escape(str(html))}")
+        else:
+            given = [file, "--sale", sale, *(["--estimate", estimate] if estimate else [])]
+            follow(f"ratio {shlex.join(given)} --html study.html")
     if fail and next(iter(found.studies.values())).not_met(trimmed=trim):
         raise typer.Exit(NOT_MET_EXIT_CODE)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -31,7 +31,7 @@ from tasador.cli.options import (
     Workspace,
     serve_limits,
 )
-from tasador.cli.output import err, escape, note, out
+from tasador.cli.output import err, escape, follow, note, out
 from tasador.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -115,10 +115,15 @@ def predict(
         write_text(output, to_csv(predicted))
         valued = len(predicted.rows) - len(predicted.refused)
         out.print(f"wrote {valued:,} valuations to {escape(str(output))}")
+        follow(f"appraise {shlex.quote(rows)} -o reports/", workspace, registry, model)
     silent = sum(row.no_value is not None for row in predicted.rows)
     if silent:
         err.print(f"[yellow]no value:[/] {silent:,} rows; the column 'no_value' has the reasons")
     _list_refused([f"row {row.number}: {row.error}" for row in predicted.refused])
+    if output is None and predicted.from_json:
+        follow(f"explain {shlex.quote(rows)}", workspace, registry, model, to=err)
+    elif output is None:
+        follow(f"predict {shlex.quote(rows)} -o FILE", workspace, registry, model, to=err)
 
 
 def _list_refused(lines: list[str], where: str = "the column 'error' has all reasons") -> None:
@@ -188,6 +193,7 @@ def explain(
         return
     for line in to_lines(found):
         out.print(escape(line))
+    follow(f"appraise {shlex.quote(row)} -o report.html", workspace, registry, model)
 
 
 def appraise(
@@ -238,6 +244,7 @@ def appraise(
     out.print(f"wrote {reports} to {escape(to)} with {escape(done.version)}")
     lines = [f"row {number}: {reason}" for number, reason in done.refused]
     _list_refused(lines, "the summary has all reasons")
+    out.print(f"next: open {escape(to)}")
 
 
 def score(
@@ -442,10 +449,7 @@ def _write_workbook(bundle: ModelBundle, request: ReviewRequest, workspace: Path
 
     if bundle.origin == "synthetic":
         err.print(_SYNTHETIC)
-    database = None
-    if workspace != WORKSPACE and not os.environ.get("TASADOR_RECORDS__URL"):
-        database = f"sqlite:///{workspace / 'tasador.db'}"
-    with opened_records(record_settings(database), new=True) as opened:
+    with opened_records(record_settings(None, workspace), new=True) as opened:
         done = write_review_file(bundle, request, opened, note)
     out.print(
         f"wrote {done.rows:,} rows, {done.flagged:,} with a flag, to {escape(request.out)} with "
@@ -453,7 +457,7 @@ def _write_workbook(bundle: ModelBundle, request: ReviewRequest, workspace: Path
     )
     lines = [f"row {number}: {reason}" for number, reason in done.refused]
     _list_refused(lines, "the column of notes has all reasons")
-    named = "" if database is None else f" --database {opened.url.shown}"
+    named = "" if workspace == WORKSPACE else f" --workspace {shlex.quote(str(workspace))}"
     out.print(f"next: fill in its yellow cells, then tasador review {escape(request.out + named)}")
 
 
@@ -488,3 +492,4 @@ def _summarise(scored: Scored, to: str) -> None:
     )
     if scored.refused:
         err.print(f"[yellow]refused:[/] {scored.refused:,} rows; the column 'error' says why")
+    follow(f"ratio {shlex.quote(to)} --sale COLUMN")

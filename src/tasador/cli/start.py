@@ -8,7 +8,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -211,6 +211,8 @@ def run(overrides: Settings = None) -> None:
             out.print(f"  {escape(line)}")
     if outcome.registered:
         out.print(f"\nregistered: {outcome.registered}")
+    for page in outcome.pages:
+        out.print(f"in MLflow:  {escape(page)}")
     out.print(f"report: {escape(str(outcome.report))}")
     for line in outcome.standing.lines:
         out.print(escape(line))
@@ -403,6 +405,8 @@ def up(
         for member in members:
             where = member.url or "watching" + (f"; retraining: {policy}" if retrain else "")
             out.print(f"  {member.name:<8} {escape(where)}{shown.get(member.name, '')}")
+            for page in version_pages(member.url, workspace) if member.name == "mlflow" else ():
+                out.print(f"           {escape(page)}")
         if alerts:
             out.print(escape(alerts))
         out.print(f"logs: {escape(str(workspace / 'logs'))}    stop: Ctrl-C")
@@ -410,6 +414,24 @@ def up(
     out.print(f"starting {', '.join(member.name for member in members)}")
     stack.run(ready, lambda: out.print("stopping, at most 5 seconds"))
     out.print("stopped")
+
+
+def version_pages(server: str, workspace: Path) -> list[str]:
+    """Return the page in MLflow of each model's champion, or of its newest version without one."""
+    from tasador.core.errors import TasadorError
+    from tasador.inference.sources import workspace_registry
+    from tasador.registry.mlflow.registration import page_links
+    from tasador.registry.mlflow.registry import list_registered, list_versions
+    from tasador.registry.versions import CHAMPION
+
+    pages: list[str] = []
+    uri = workspace_registry(workspace)
+    with suppress(TasadorError):  # what runs goes on without a link
+        for name in list_registered(uri):
+            listed = list_versions(uri, name)
+            shown = next((one for one in listed if CHAMPION in one.aliases), listed[0])
+            pages += page_links(server, name, shown.number)
+    return pages
 
 
 def trust_workspace(workspace: Path) -> list[str]:
@@ -501,7 +523,7 @@ def demo(
     It uses a workspace, registry, database and ports of its own, and ignores TASADOR_* variables.
     Ctrl-C stops it.
     """
-    from tasador.data.sources import REAL_DATA_VARIABLE
+    from tasador.core.storage import REAL_DATA_VARIABLE
     from tasador.ops.demo import INTERVAL_S, POLICY, WINDOW_S
     from tasador.ops.demo import demo as show
 

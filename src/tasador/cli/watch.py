@@ -6,7 +6,7 @@ import getpass
 import os
 import signal
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -33,9 +33,10 @@ from tasador.cli.options import (
     Workspace,
 )
 from tasador.cli.output import escape, note, out, time_text
-from tasador.core.clock import parse_span
+from tasador.cli.output import follow as print_next
+from tasador.core.clock import parse_moment, parse_span
 from tasador.metrics.regression import label
-from tasador.monitoring.verdict import ColumnDrift, Figure, Level, Verdict
+from tasador.monitoring.verdict import ColumnDrift, Figure, Finding, Level, Verdict
 
 if TYPE_CHECKING:
     from tasador.monitoring.alerts import AlertBook
@@ -53,6 +54,13 @@ _WORD: dict[Level, str] = {
     "warn": "warn",
     "alert": "ALERT",
     "cannot_tell": "cannot tell",
+}
+#: What is done next about a window, by its verdict.
+_AFTER: dict[Level, str] = {
+    "ok": "watch",
+    "warn": "watch",
+    "alert": "alerts list",
+    "cannot_tell": "outcomes import FILE",
 }
 _TITLES = {
     "input": "Input", "refused": "Refused rows", "quality": "Data quality",
@@ -87,8 +95,9 @@ def dashboard(verdict: Verdict) -> RenderableType:
         (_WORD[verdict.level], _STYLE[verdict.level]),
         f"   {verdict.rows:,} rows against {verdict.reference_rows:,} of {verdict.reference}",
     )
-    if verdict.begins:
-        head.append(f"\n{verdict.begins} to {verdict.ends}", "dim")
+    if verdict.begins and verdict.ends:
+        span = (time_text(parse_moment(end)) for end in (verdict.begins, verdict.ends))
+        head.append(f"\n{' to '.join(span)}", "dim")
     for found in verdict.of_check("input"):
         if found.subject == "outcomes" and "joined" in found.numbers:
             head.append(f"\n{found.reason}", _STYLE[found.level])
@@ -120,18 +129,18 @@ def _checks(verdict: Verdict) -> Table:
 
 
 def _drift(columns: tuple[ColumnDrift, ...]) -> Table:
-    heads = ("column", "level", "PSI", "p adj.", "KS", "W", "reference", "window")
+    heads = ("column", "level", "PSI", "p adj.", "KS", "reference", "window")
     table = Table(*heads, box=None, pad_edge=False)
-    for column in table.columns[2:6]:
+    for column in table.columns[2:5]:
         column.justify = "right"
-    for column in table.columns[6:]:
+    for column in (table.columns[1], *table.columns[5:]):
         column.no_wrap, column.min_width = True, 11
     table.columns[0].overflow = "fold"
     for one in columns:
         table.add_row(
             escape(one.name),
             Text(_WORD[one.level], _STYLE[one.level]),
-            *(_number(v) for v in (one.psi, one.p_adjusted, one.ks, one.wasserstein)),
+            *(_number(v) for v in (one.psi, one.p_adjusted, one.ks)),
             _spark(one.reference_share, one.window_share),
             _spark(one.window_share, one.reference_share),
         )
@@ -180,6 +189,7 @@ _COLOURS = {"ok": "green", "cannot_tell": "cyan", "warn": "yellow", "alert": "re
 _STATES = {"firing": "red", "pending": "yellow", "ok": "green"}
 
 Pattern = Annotated[str, typer.Argument(help="Names of alerts, e.g. '*drift*'")]
+Reason = Annotated[str, typer.Option(help="Reason, kept in the audit log")]
 
 
 def _column(meaning: str) -> Any:
@@ -270,7 +280,16 @@ def monitor(
     if not quiet:
         for one in notes:
             note(one)
-        out.print(dashboard(verdict), soft_wrap=False)
+        recorded = not current
+        if recorded and not verdict.rows:
+            out.print(f"nothing was recorded in the last {window}: there is nothing to check")
+            print_next("simulate", workspace)
+        else:
+            out.print(dashboard(verdict), soft_wrap=False)
+            if recorded:
+                print_next(_AFTER[verdict.level], workspace)
+            elif html is None:
+                out.print("next: the same with --html FILE, which has the distributions")
     if json is not None:
         write_text(json, verdict.to_json())
     if html is not None:
@@ -349,11 +368,14 @@ def watch(
     watcher = Watcher(settings, served.source, served.records.url, served.records, workspace)
     run = settings_with(set_) if retrain or set_ else None
     at_work = False
+    before: tuple[Finding, ...] = ()
 
     def tell(found: Round) -> None:
-        nonlocal at_work
-        for line in _lines(found):
+        nonlocal at_work, before
+        for line in _lines(found, before):
             out.print(line)
+        if found.verdict is not None:
+            before = found.verdict.trouble
         if not retrain or run is None or not found.leads:
             return
         at_work = True
@@ -402,16 +424,20 @@ def _tended(
     return reconcile(place, settings)
 
 
-def _lines(found: Round) -> list[str]:
-    moment = datetime.now(UTC).strftime("%H:%M:%S")
+def _lines(found: Round, before: tuple[Finding, ...]) -> list[str]:
+    """Return what a round found; findings that were there `before` are not repeated."""
+    moment = datetime.now().astimezone().strftime("%d %b %H:%M:%S")
     if not found.leads:
         return [f"{moment} another watcher leads"]
     lines = []
     verdict = found.verdict
     if verdict is not None:
-        colour = _COLOURS[verdict.level]
-        lines.append(f"{moment} [{colour}]{verdict.level}[/] {verdict.rows:,} rows")
-        for finding in verdict.trouble[:8]:
+        colour, known = _COLOURS[verdict.level], {_which(one) for one in before}
+        new = [one for one in verdict.trouble if _which(one) not in known]
+        same = len(verdict.trouble) - len(new)
+        also = f", {same} finding{'' if same == 1 else 's'} as before" if same else ""
+        lines.append(f"{moment} [{colour}]{verdict.level}[/] {verdict.rows:,} rows{also}")
+        for finding in new[:8]:
             mark = _COLOURS[finding.level]
             lines.append(
                 f"    [{mark}]{finding.level:<5}[/] {finding.check} {escape(finding.subject)}: "
@@ -420,6 +446,10 @@ def _lines(found: Round) -> list[str]:
     for key, state in found.changes:
         lines.append(f"    alert {escape(key)} is now [{_STATES[state]}]{state}[/]")
     return lines + [f"    [yellow]{escape(problem)}[/]" for problem in found.problems]
+
+
+def _which(finding: Finding) -> tuple[str, ...]:
+    return finding.check, finding.subject, finding.level
 
 
 def _without_password(url: str) -> str:
@@ -458,16 +488,18 @@ def list_(
         out.print(f"         {escape(str(state.body.get('reason', '')))}")
     if not shown:
         out.print("no alert fires")
+    print_next("alerts ack NAME" if shown else "monitor", workspace)
 
 
 def ack(
     pattern: Pattern,
+    reason: Reason = "",
     by: By = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Acknowledge firing alerts, which stops their reminders."""
     book = _book(workspace)
-    _report("acknowledged", book.acknowledge(pattern, by or getpass.getuser()))
+    _report("acknowledged", book.acknowledge(pattern, by or getpass.getuser(), reason), workspace)
 
 
 def silence(
@@ -475,7 +507,7 @@ def silence(
     for_: Annotated[
         str, typer.Option("--for", metavar="DURATION", help="How long: 30m, 4h, 2d")
     ] = "1h",
-    reason: Annotated[str, typer.Option(help="Reason, kept in the audit log")] = "",
+    reason: Reason = "",
     by: By = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
@@ -486,7 +518,7 @@ def silence(
     """
     book = _book(workspace)
     seconds = parse_span(for_)
-    _report("silenced", book.silence(pattern, seconds, by or getpass.getuser(), reason))
+    _report("silenced", book.silence(pattern, seconds, by or getpass.getuser(), reason), workspace)
 
 
 def unsilence(
@@ -496,7 +528,7 @@ def unsilence(
 ) -> None:
     """End a silence."""
     book = _book(workspace)
-    _report("no longer silent", book.silence(pattern, 0.0, by or getpass.getuser(), ""))
+    _report("no longer silent", book.silence(pattern, 0.0, by or getpass.getuser(), ""), workspace)
 
 
 def simulate(
@@ -555,11 +587,13 @@ def simulate(
     asked = tuple(part.strip() for part in phases.split(",") if part.strip())
     simulation = Simulation(scenario, rows=count, pause_s=pause, phases=asked)
     simulate(simulation, client, table=rows, workspace=workspace, tell=tell)
+    print_next("monitor", workspace)
 
 
-def _report(what: str, keys: Sequence[str]) -> None:
+def _report(what: str, keys: Sequence[str], workspace: Path) -> None:
     for key in keys:
         out.print(f"{what}: {escape(key)}")
+    print_next("alerts list" if keys else "alerts list --all", workspace)
     if not keys:
-        out.print("no alert matches; `tasador alerts list --all` shows them")
+        out.print("no alert matches")
         raise typer.Exit(1)

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 #: Texts that mean a missing value in every column, in lower case.
@@ -63,10 +63,8 @@ def cell_text(text: str) -> str:
 #: A minus as accountants and typesetters write it.
 _MINUS = re.compile(r"\([0-9.]{1,300}\)|\u2212[0-9.]{1,300}")
 
-ExtractKind = Literal["number", "before", "after", "word", "contains", "words"]
-EXTRACT_KINDS: tuple[ExtractKind, ...] = (
-    "number", "before", "after", "word", "contains", "words",
-)  # fmt: skip
+ExtractKind = Literal["number", "before", "after", "word", "contains", "words", "without_last"]
+EXTRACT_KINDS: tuple[ExtractKind, ...] = get_args(ExtractKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +75,9 @@ class Extract:
         kind: ``number`` the n-th number of the text; ``before`` the number that `value` follows
             (``300`` in ``300.0HP`` for ``HP``), ``after`` the number that follows `value`;
             ``word`` the n-th word that does not begin with a digit; ``contains`` 1 where `value` is
-            one of the words, else 0; ``words`` how many words there are.
-        value: The text sought, or n, counted from 1.
+            one of the words, else 0; ``words`` how many words there are; ``without_last`` all but
+            the last n characters.
+        value: The text sought, or n.
     """
 
     kind: ExtractKind
@@ -474,6 +473,8 @@ _NUMBER_INSIDE = r"\d+(?:[.,]\d+)*"
 def extractor(extract: Extract, form: Format) -> Callable[[str], str]:
     """Return the function that takes the part of a text; an empty text where it has none."""
     kind, value = extract.kind, extract.value
+    if kind == "without_last":
+        return lambda text: text[: -int(value)]
     if kind == "words":
         return lambda text: str(len(words_of(text)))
     if kind == "contains":

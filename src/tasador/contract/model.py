@@ -11,7 +11,7 @@ import codecs
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -46,6 +46,13 @@ ENCODED_KINDS: frozenset[str] = frozenset({"number", "integer", "category", "dat
 
 _IDENTIFIER = re.compile(r"(?:.*[_ .-])?(?:id|ids|uuid|guid|index|idx|key|nr|no)|unnamed_\d+", re.I)
 _CAMEL_IDENTIFIER = re.compile(r".*[a-z](?:Id|ID)|[A-Za-z]{0,12}(?:ID|PIN|UUID)")
+
+
+def people_label(name: str) -> str:
+    """Return a column's name for people: ``median_income`` and ``MedianIncome`` alike."""
+    text = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", name.replace("_", " ")).strip(" ()")
+    parts = (word.lower() if word.istitle() else word for word in text[1:].split(" "))
+    return text[:1].upper() + " ".join(parts)
 
 
 def plain_name(text: str) -> str:
@@ -94,11 +101,13 @@ class Column:
         categories: The known levels of a category, in a fixed order.
         open: Whether a category has other levels than those: such a value is accepted with a
             warning, where otherwise it is refused.
+        learned: Whether the levels are those that the training table has more than once.
         case_sensitive: Whether ``"inland"`` and ``"INLAND"`` are different categories.
         format: How its texts are written.
         source: The column of text that the value is taken from, where it is part of one.
         extract: Which part of that text.
         derive: How the value follows from other columns, where it does; it is never sent then.
+        label: What people call it, where that is not its name with spaces for underscores.
     """
 
     name: str
@@ -111,10 +120,12 @@ class Column:
     categories: tuple[str, ...] = ()
     case_sensitive: bool = True
     open: bool = False
+    learned: bool = False
     format: Format = PLAIN
     source: str | None = None
     extract: Extract | None = None
     derive: Derive | None = None
+    label: str | None = None
 
     @property
     def from_text(self) -> bool:
@@ -170,6 +181,7 @@ class Target:
         transform: Scale on which models are fitted; ``log`` needs a positive target.
         prediction_name: The field of an answer that carries the estimate.
         format: How its texts are written.
+        label: What people call it, as for a column.
     """
 
     name: str
@@ -180,6 +192,7 @@ class Target:
     transform: Transform = "none"
     prediction_name: str = "prediction"
     format: Format = PLAIN
+    label: str | None = None
 
     @cached_property
     def column(self) -> Column:
@@ -313,6 +326,19 @@ class Exclusion:
 
 
 @dataclass(frozen=True)
+class Translation:
+    """The texts of a contract for people, in one language.
+
+    Attributes:
+        title: The contract's title, or None.
+        texts: For columns and the target, by name: ``label``, ``description``, ``unit``.
+    """
+
+    title: str | None = None
+    texts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TableContract:
     """Everything the product knows about one table.
 
@@ -327,6 +353,7 @@ class TableContract:
         comparables: How comparables are searched.
         exclude: Rows to leave out of training, which are valued all the same.
         fairness: Columns by whose values errors and ratios are compared; features or not.
+        translations: Its texts for people in other languages; see `in_language`.
 
     Example:
         >>> import tasador
@@ -347,6 +374,16 @@ class TableContract:
     comparables: Comparables = field(default_factory=Comparables)
     exclude: tuple[Exclusion, ...] = ()
     fairness: tuple[str, ...] = ()
+    translations: Mapping[str, Translation] = field(default_factory=dict)
+
+    def in_language(self, language: str) -> TableContract:
+        """Return the contract with its texts for people in a language, as far as they are given."""
+        found = self.translations.get(language)
+        if found is None:
+            return self
+        columns = (replace(c, **found.texts.get(c.name, {})) for c in self.columns)
+        target = replace(self.target, **found.texts.get(self.target.name, {}))
+        return replace(self, title=found.title or self.title, columns=tuple(columns), target=target)
 
     @cached_property
     def features(self) -> tuple[Column, ...]:
@@ -393,6 +430,13 @@ class TableContract:
             c for c in self.columns
             if c.kind == "text" and (c.description or "").startswith(SET_ASIDE)
         )  # fmt: skip
+
+    def label_of(self, name: str) -> str:
+        """Return what people call a column, the target or anything else of that name."""
+        own = {column.name: column.label for column in self.columns}
+        return (self.target.label if name == self.target.name else own.get(name)) or (
+            people_label(name)
+        )
 
     def column(self, name: str) -> Column:
         """Return the column called `name`; KeyError when there is none."""
@@ -452,7 +496,14 @@ class TableContract:
         return fingerprint(
             {
                 "columns": [
-                    (c.name, c.kind, c.bounds, c.nullable, c.categories, c.case_sensitive)
+                    (
+                        c.name,
+                        c.kind,
+                        c.bounds,
+                        c.nullable,
+                        () if c.learned else c.categories,
+                        c.case_sensitive,
+                    )
                     + (("open",) if c.open else ())  # older contracts keep their fingerprint
                     + ((c.format.to_dict(),) if c.format != PLAIN else ())
                     + ((c.source, c.extract) if c.from_text else ())
@@ -471,8 +522,9 @@ class TableContract:
             name = item.pop("name")
             if column.kind == "datetime":
                 item["bounds"] = [None if b is None else date_text(b) for b in column.bounds]
-            if not column.open:
-                del item["open"]
+            for flag in ("open", "learned"):
+                if not item[flag]:
+                    del item[flag]
             item["format"] = column.format.to_dict() or None
             del item["derive"]
             if column.extract is not None:
@@ -480,7 +532,7 @@ class TableContract:
             if column.derive is not None:
                 derived[name] = {
                     **column.derive.to_dict(), "role": column.role, "unit": column.unit,
-                    "description": column.description,
+                    "description": column.description, "label": column.label,
                 }  # fmt: skip
                 derived[name] = _pruned(derived[name])
                 continue
@@ -500,7 +552,11 @@ class TableContract:
         for section in ("target", "source", "comparables"):
             plain[section] = _pruned(plain[section])
         plain["exclude"] = [self._exclusion(one) for one in self.exclude]
-        for section in ("exclude", "fairness"):
+        plain["translations"] = {
+            language: _pruned({"title": one.title, "columns": dict(one.texts)})
+            for language, one in self.translations.items()
+        }
+        for section in ("exclude", "fairness", "translations"):
             if not plain[section]:  # older contracts keep their fingerprint
                 del plain[section]
         return plain

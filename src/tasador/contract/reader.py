@@ -42,16 +42,16 @@ from tasador.core.storage import is_plain
 #: Not the contract's: defaults of runs on this table, which `tasador.settings` reads.
 _RUN_SETTINGS = "settings"
 _FIELDS = ("name", "title", "model_name", "columns", "target", "ratios", "source", "comparables",
-           "exclude", "fairness")  # fmt: skip
+           "exclude", "fairness", "translations")  # fmt: skip
 _TOP = (*_FIELDS[:4], "derive", "join", *_FIELDS[4:])
 _COLUMN = ("kind", "from", "extract", "role", "unit", "description", "bounds", "nullable",
-           "categories", "case_sensitive", "open", "format")  # fmt: skip
+           "categories", "case_sensitive", "open", "learned", "format", "label")  # fmt: skip
 _TARGET = ("name", "unit", "description", "bounds", "cap", "transform", "prediction_name",
-           "format")  # fmt: skip
+           "format", "label")  # fmt: skip
 _FORMAT = ("decimal", "thousands", "affixes", "multipliers", "ranges", "duration", "dates",
            "missing", "unreadable")  # fmt: skip
 _DERIVE = (*OPERATIONS, "in", "points", "table", "file", "key", "value", "unit", "description",
-           "role")  # fmt: skip
+           "role", "label")  # fmt: skip
 _THOUSANDS = (",", ".", " ", "'")
 _MOST_TEXTS, _LONGEST_TEXT = 100, 200
 _MOST_POINTS, _MOST_LEVELS = 10_000, 100_000
@@ -135,6 +135,7 @@ def from_dict(plain: Any, default_name: str = "table") -> TableContract:
         comparables=Comparables(),
         exclude=sections.read_exclusions(top.get("exclude"), columns, target),
         fairness=sections.texts(top, "fairness", "contract"),
+        translations=sections.read_translations(top.get("translations"), {*names, target.name}),
     )
     for name in contract.fairness:
         if name not in names:
@@ -216,17 +217,20 @@ def _column(name: str, entry: Any) -> Column:
     if role is not None and kind not in _ROLE_KINDS[role]:
         raise ContractError(f"{where}.role: a {role} is of kind {' or '.join(_ROLE_KINDS[role])}",
                             got=f"kind {kind}")  # fmt: skip
+    learned = sections.flag(section, "learned", where, default=False)
     column = Column(
         name=name,
         kind=kind,
         role=role,
         unit=sections.optional_text(section, "unit", where),
         description=sections.optional_text(section, "description", where),
+        label=sections.optional_text(section, "label", where),
         bounds=_bounds(section, where, dates=kind == "datetime"),
         nullable=sections.flag(section, "nullable", where, default=False),
         categories=sections.texts(section, "categories", where),
         case_sensitive=sections.flag(section, "case_sensitive", where, default=True),
-        open=sections.flag(section, "open", where, default=False),
+        open=sections.flag(section, "open", where, default=learned),
+        learned=learned,
         format=_format(section.get("format"), where, kind),
         source=sections.optional_text(section, "from", where),
         extract=_extract(section.get("extract"), where),
@@ -299,7 +303,7 @@ def _extract(value: Any, where: str) -> Extract | None:
         message = f"{where}: expected one part of the text, got {dict(section)!r}"
         raise InvalidContractError.not_among(message, EXTRACT_KINDS)
     ((kind, what),) = section.items()
-    if kind in ("number", "word", "words"):
+    if kind in ("number", "word", "words", "without_last"):
         if isinstance(what, bool) or not isinstance(what, int) or not 1 <= what <= 100:
             raise InvalidContractError.of_value(f"{where}.{kind}", "a number from 1 to 100", what)
         return Extract(cast(ExtractKind, kind), what)
@@ -384,6 +388,7 @@ def _derived_column(name: str, entry: Any, known: Mapping[str, Column]) -> Colum
     return Column(
         name, "number", nullable=True, derive=derive, unit=unit, role=role,
         description=sections.optional_text(section, "description", where),
+        label=sections.optional_text(section, "label", where),
     )  # fmt: skip
 
 
@@ -419,10 +424,15 @@ def _check_categories(column: Column, where: str) -> None:
             raise ContractError(f"{where}.categories: only a category has them")
         if column.open:
             raise ContractError(f"{where}.open: only a category can be open to other levels")
+        if column.learned:
+            raise ContractError(f"{where}.learned: only a category has levels to learn")
         return
+    if column.learned and not column.open:
+        raise ContractError(f"{where}: learned levels are never all there are",
+                            expected="open: true", got="open: false")  # fmt: skip
     if column.bounds != (None, None):
         raise ContractError(f"{where}.bounds: a category has none")
-    if not column.categories:
+    if not column.categories and not column.learned:
         raise ContractError(f"{where}.categories: expected a list of the allowed values")
     counts = Counter(column.category_key(category) for category in column.categories)
     twice = sorted(key for key, count in counts.items() if count > 1)
@@ -450,6 +460,7 @@ def _target(value: Any) -> Target:
         transform=transform,
         prediction_name=prediction_name,
         format=_format(section.get("format"), "target", "number"),
+        label=sections.optional_text(section, "label", "target"),
     )
 
 

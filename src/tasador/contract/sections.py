@@ -1,4 +1,6 @@
-"""Values of a section of a contract, and its section ``exclude``, read strictly.
+"""Values of a section of a contract, and its sections ``exclude`` and ``translations``.
+
+All are read strictly.
 
 Each error names the key.
 
@@ -15,12 +17,14 @@ from typing import Any
 
 from tasador.contract.errors import InvalidContractError
 from tasador.contract.formats import seconds_of
-from tasador.contract.model import Column, Exclusion, Target, plain_name
+from tasador.contract.model import Column, Exclusion, Target, Translation, plain_name
 from tasador.core.errors import ContractError
+from tasador.core.languages import LANGUAGES
 
 _CONDITIONS = ("in", "not_in", "below", "above", "missing")
 _KEYS = ("column", *_CONDITIONS, "reason")
 _MOST = 1000
+_TEXTS = ("label", "description", "unit")
 
 
 def mapping(value: Any, where: str, allowed: Collection[str] | None) -> Mapping[str, Any]:
@@ -146,3 +150,21 @@ def _read(entries: list[Any], known: dict[str, Column]) -> Iterator[Exclusion]:
             above=above,
             missing=flag(section, "missing", where, default=False),
         )
+
+
+def read_translations(value: Any, names: Collection[str]) -> dict[str, Translation]:
+    """Read the texts for people by language; `names` are the columns' and the target's."""
+    found = {}
+    for language, entry in mapping(value or {}, "translations", LANGUAGES).items():
+        where = f"translations.{language}"
+        section = mapping(entry, where, ("title", "columns"))
+        columns = mapping(section.get("columns") or {}, f"{where}.columns", names)
+        texts = {
+            str(name): {
+                key: text(mapping(one, f"{where}.columns.{name}", _TEXTS), key, f"{where}.{name}")
+                for key in one
+            }
+            for name, one in columns.items()
+        }
+        found[str(language)] = Translation(optional_text(section, "title", where), texts)
+    return found

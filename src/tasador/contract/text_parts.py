@@ -1,4 +1,4 @@
-"""What can be taken out of texts: numbers with their units, first words, single words.
+"""What can be taken out of texts: numbers with their units, first words, single words, prefixes.
 
 A part is worth a column where it explains the target by itself, measured row by row without that
 row (leave-one-out means of groups), so that many different values do not look useful by chance.
@@ -23,6 +23,8 @@ _LEAST_SHARE = 0.02
 #: The same for a single word, of which at most so many are kept.
 _LEAST_WORD_SHARE = 0.01
 _MOST_WORDS = 12
+#: A code has at least so many characters, and so many of the last ones are left out at most.
+_SHORTEST_CODE, _MOST_LEFT_OUT = 5, 8
 _MOST_NUMBERS = 4
 _LOOKED_AT = 20_000
 _BINS = 40
@@ -95,6 +97,34 @@ def parts_of_texts(texts: Sequence[str | None], y: Floats, *, free: bool) -> lis
     if free:
         found += _words(texts, y)
     return sorted(found, key=lambda part: -part.share)
+
+
+def prefix_of_codes(texts: Sequence[str | None], y: Floats) -> Part | None:
+    """Return the part of codes that says most of the target, such as a parcel number's plat.
+
+    What differs within it may be of several lengths, so characters are counted from the end. Each
+    code counts once: a thing that was sold again says nothing of its neighbours.
+
+    Args:
+        texts: The codes of n rows, None where missing.
+        y: The target (n,), as for `parts_of_texts`.
+    """
+    first: dict[str, int] = {}
+    for at, text in enumerate(texts):
+        if text and len(text) >= _SHORTEST_CODE:
+            first.setdefault(text, at)
+    codes, rows = list(first), list(first.values())
+    if len(codes) < 0.5 * len({text for text in texts if text}):
+        return None
+    best = None
+    for n in range(1, _MOST_LEFT_OUT + 1):
+        prefixes = [code[:-n] for code in codes]
+        if not 2 <= len(set(prefixes)) <= 0.7 * len(codes):
+            continue
+        share = explained_by_groups(prefixes, y[rows])
+        if share >= max(_LEAST_SHARE, best.share if best else 0.0):
+            best = Part(Extract("without_last", n), "prefix", share, numbers=False)
+    return best
 
 
 def _numbers(texts: Sequence[str | None], y: Floats) -> list[Part]:

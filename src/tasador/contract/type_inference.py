@@ -510,7 +510,7 @@ def _category(
     missing = tuple(
         sorted({text.lower() for text in texts.unique() if text.lower() in _MISSING_LEVELS})
     )
-    names, rare = _levels(texts.filter(~texts.str.to_lowercase().is_in(list(missing))))
+    names, rare = levels_of(texts.filter(~texts.str.to_lowercase().is_in(list(missing))))
     form = Format(missing=missing) if missing else PLAIN
     nullable = nullable or bool(missing)
     note = f"{name!r} is a category with {len(names)} levels"
@@ -531,7 +531,7 @@ _MISSING_LEVELS = frozenset(
 )
 
 
-def _levels(texts: pl.Series) -> tuple[tuple[str, ...], int]:
+def levels_of(texts: pl.Series) -> tuple[tuple[str, ...], int]:
     """Return the levels in order, and how many are too rare to be one.
 
     Each is in its most frequent spelling, composed (Unicode's NFC). Of more levels than a few,

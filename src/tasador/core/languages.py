@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -52,3 +53,29 @@ def digits_of(value: float) -> int:
     """Return how many digits behind the decimal point a value of this size deserves."""
     size = abs(value)
     return 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 4
+
+
+_MONTHS: dict[Language, tuple[str, ...]] = {
+    "en": ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
+    "es": ("ene", "feb", "mar", "abr", "may", "jun", "jul", "ago", "sep", "oct", "nov", "dic"),
+}
+
+
+def moment(text: str | float | None, language: Language = "en") -> str:
+    """Return a time as ``24 Nov 2026, 19:20`` in UTC; a dash for none.
+
+    Args:
+        text: ISO 8601, or seconds since 1970; any other text is returned as it is.
+        language: Of the month's name.
+    """
+    if text is None or text == "":
+        return "–"
+    try:
+        found = (
+            dt.datetime.fromtimestamp(text, tz=dt.UTC)
+            if isinstance(text, int | float)
+            else dt.datetime.fromisoformat(text)
+        ).astimezone(dt.UTC)
+    except (ValueError, OverflowError):
+        return str(text)
+    return f"{found.day} {_MONTHS[language][found.month - 1]} {found:%Y, %H:%M}"

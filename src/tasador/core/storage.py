@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ from tasador.core.deadlines import Deadline
 from tasador.core.errors import ConfigError, MissingExtraError, StorageError
 
 Location = str | Path
+#: A folder with tables, searched after the working folder.
+REAL_DATA_VARIABLE = "TASADOR_REAL_DATA"
 
 #: Scheme of a remote address: (driver, the extra that installs it).
 _DRIVERS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
@@ -167,6 +169,43 @@ def is_folder(location: Location) -> bool:
     """
     with _storage_errors("look for", location):
         return not is_remote(location) and Path(location).is_dir()
+
+
+def places(paths: Sequence[str], search: Sequence[Location]) -> Iterator[str]:
+    """Yield the locations to try for a table, in order, each once.
+
+    Args:
+        paths: Where it may be; relative ones are sought in the working folder first.
+        search: Folders to look in after that, also by file name alone; the one that
+            `REAL_DATA_VARIABLE` names is the last.
+    """
+    folders = [*search]
+    if os.environ.get(REAL_DATA_VARIABLE):
+        folders.append(os.environ[REAL_DATA_VARIABLE])
+    for place in folders:
+        check_scheme(place)
+    seen = set()
+    for folder in [None, *folders]:
+        for path in paths:
+            if is_remote(path) or Path(path).is_absolute() or folder is None:
+                candidates = [path]
+            else:
+                candidates = [join(folder, name) for name in (path, Path(path).name)]
+            for candidate in candidates:
+                if candidate not in seen:
+                    seen.add(candidate)
+                    yield candidate
+
+
+def find_local(paths: Sequence[str], search: Sequence[Location] = ()) -> Path | None:
+    """Return the local file among `places` that would be read first, or None."""
+    for place in places(paths, search):
+        if is_remote(place):
+            return None  # an object comes first; what it holds is only known by reading it
+        for file in find(place):
+            if exists(file) and not is_folder(file):
+                return Path(file)
+    return None
 
 
 def find(pattern: Location) -> list[str]:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -38,8 +37,6 @@ from tasador.data.text.text_format import known_names
 
 logger = logging.getLogger(__name__)
 
-#: Folder that holds the real tables where they may not be copied into the working folder.
-REAL_DATA_VARIABLE = "TASADOR_REAL_DATA"
 MAX_DOWNLOAD_BYTES = 1 << 30
 _CHUNK = 1 << 16
 _FIRST_WAIT_S = 0.2
@@ -91,7 +88,7 @@ def load_table(
     """
     source = contract.source
     failures: list[str] = []
-    for place in _places(source.paths, search):
+    for place in storage.places(source.paths, search):
         contents = _read_places(place, offline, failures)
         if contents:
             return _accept(contract, contents, place, storage_folder, failures)
@@ -114,19 +111,9 @@ def load_table(
         f"the table {contract.name!r} was not found",
         expected="a path, an address or a generator in `source` that has it",
         got="; ".join(failures) or "no source at all",
-        remedy=f"put the file in one of these places, or set {REAL_DATA_VARIABLE} to its folder",
+        remedy="put the file in one of these places, or set "
+        f"{storage.REAL_DATA_VARIABLE} to its folder",
     )
-
-
-def find_local(contract: TableContract, search: Sequence[storage.Location] = ()) -> Path | None:
-    """Return the local file that `load_table` would read first, or None when there is none."""
-    for place in _places(contract.source.paths, search):
-        if storage.is_remote(place):
-            return None  # an object comes first; what it holds is only known by reading it
-        for file in storage.find(place):
-            if storage.exists(file) and not storage.is_folder(file):
-                return Path(file)
-    return None
 
 
 def check_pin(data: bytes, pins: Sequence[str], place: str) -> None:
@@ -183,26 +170,6 @@ def read_stored(storage_folder: Path, content_hash: str) -> pl.DataFrame:
             remedy="delete it and run the download step again",
         )
     return pl.read_parquet(io.BytesIO(data))
-
-
-def _places(paths: Sequence[str], search: Sequence[storage.Location]) -> Iterator[str]:
-    """Yield the locations to try, in order, each once."""
-    folders = [*search]
-    if os.environ.get(REAL_DATA_VARIABLE):
-        folders.append(os.environ[REAL_DATA_VARIABLE])
-    for place in folders:
-        storage.check_scheme(place)
-    seen = set()
-    for folder in [None, *folders]:
-        for path in paths:
-            if storage.is_remote(path) or Path(path).is_absolute() or folder is None:
-                candidates = [path]
-            else:
-                candidates = [storage.join(folder, name) for name in (path, Path(path).name)]
-            for candidate in candidates:
-                if candidate not in seen:
-                    seen.add(candidate)
-                    yield candidate
 
 
 def _read_places(place: str, offline: bool, failures: list[str]) -> dict[str, bytes]:

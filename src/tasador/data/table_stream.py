@@ -37,6 +37,7 @@ from tasador.data.archives import (
 from tasador.data.errors import UnreadableTableError
 from tasador.data.parquet.table import ParquetTable
 from tasador.data.text.csv_blocks import Block, BlockTotals
+from tasador.data.text.decimal_commas import array_without_commas
 from tasador.data.text.extra_rows import FOOT, left_out_notes, rows_at_foot, rows_below
 from tasador.data.text.text_format import HEAD_BYTES, detect_beginning, known_names
 
@@ -250,6 +251,7 @@ class _CsvStream:
             head = read_all(stream, HEAD_BYTES)
         beginning = detect_beginning(head, "the file", contract)
         self._form, self._start = beginning.form, beginning.offset
+        self._commas = beginning.commas
         self._marked = head.startswith(codecs.BOM_UTF8)
         self.names = list(self._form.names)
         self.notes = list(self._form.notes)
@@ -387,7 +389,12 @@ class _CsvStream:
         if left_out:
             keep = pa.array(~np.isin(found.numbers, list(left_out)))
             taken = [array.filter(keep) for array in taken]
-        batch = pa.RecordBatch.from_arrays([plain_array(a) for a in taken], names=list(columns))
+        taken = [plain_array(array) for array in taken]
+        taken = [
+            array_without_commas(array) if name in self._commas else array
+            for name, array in zip(columns, taken, strict=True)
+        ]
+        batch = pa.RecordBatch.from_arrays(taken, names=list(columns))
         torn = {n: reason for n, (reason, _) in found.torn.items() if n not in left_out}
         return Piece(found.start, batch, torn, left_out)
 

@@ -23,15 +23,17 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from tasador.core.kernels import native
 from tasador.core.parallel import in_parallel
 from tasador.features.neighbours_kernel import DISTANCES, STEPS, WIDE_STEPS, Asked, CompactIndex
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.intp]
@@ -167,7 +169,7 @@ class ComparablesIndex:
 
     @cached_property
     def _tree(self) -> cKDTree:
-        return cKDTree(self._places)
+        return _tree_of(self._places)
 
     @cached_property
     def _prior(self) -> Floats:
@@ -579,9 +581,16 @@ def _age_scale(points: Floats) -> float:
     a quarter of it, nor four times as much, nor none at all was better out of time on King County.
     """
     rows = np.linspace(0, len(points) - 1, min(len(points), _AGE_ROWS)).astype(np.intp)
-    distance, _ = cKDTree(points).query(points[rows], k=[min(_NEAREST, len(points))])
+    distance, _ = _tree_of(points).query(points[rows], k=[min(_NEAREST, len(points))])
     way = float(np.median(distance))
     return (way if way > 0.0 else 10.0 * _typical_spacing(points)) / _YEAR
+
+
+def _tree_of(points: Floats) -> cKDTree:
+    # a quarter of a second, which commands that value nothing do without
+    from scipy.spatial import cKDTree
+
+    return cKDTree(points)
 
 
 def _typical_spacing(points: Floats) -> float:

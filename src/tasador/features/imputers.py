@@ -15,15 +15,17 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from tasador.core.errors import TrainingError
 from tasador.features.encoders import levels_of, one_hot_table
 from tasador.trees.ensemble import LEAF, TreeEnsemble, breadth_first, in_double_precision
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
 
 Floats = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]
@@ -107,6 +109,8 @@ class NeighboursFiller:
 
     @cached_property
     def _tree(self) -> cKDTree:
+        from scipy.spatial import cKDTree
+
         return cKDTree(self.points)
 
     @property

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.contract.model import Column, TableContract
+from tasador.contract.model import Column, TableContract, people_label
 from tasador.features.encoders import CODE, DATE_PARTS, STATISTICS
 from tasador.features.fitted import FittedFeatures
 
@@ -56,13 +56,6 @@ class Meaning:
     label: str
     columns: tuple[str, ...]
     features: tuple[int, ...]
-
-
-def people_label(name: str) -> str:
-    """Return a column's name for people: ``median_income`` and ``MedianIncome`` alike."""
-    text = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", name.replace("_", " ")).strip(" ()")
-    parts = (word.lower() if word.istitle() else word for word in text[1:].split(" "))
-    return text[:1].upper() + " ".join(parts)
 
 
 def meaning_of(column: Column) -> str:

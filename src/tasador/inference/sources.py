@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import (
@@ -32,7 +32,6 @@ from tasador.registry.bundle_stores import (
 from tasador.registry.manifest import MANIFEST_NAME, BundleLimits, read_verified
 from tasador.registry.mlflow.client import without_password
 from tasador.registry.mlflow_reader import registry_reader
-from tasador.registry.model_bundle import ModelBundle
 from tasador.registry.signature import VARIABLE as TRUSTED_KEYS
 from tasador.registry.signature import trusted_files
 from tasador.registry.versions import (
@@ -44,6 +43,9 @@ from tasador.registry.versions import (
     used_model,
 )
 from tasador.settings.serving import SourceSettings, variable
+
+if TYPE_CHECKING:
+    from tasador.registry.model_bundle import ModelBundle
 
 
 class BundleSource(Protocol):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasador.core.errors import RegistryError
 from tasador.lifecycle.alias_updates import (
@@ -27,7 +28,6 @@ from tasador.records.audit_log import AuditEntry
 from tasador.records.database import Database
 from tasador.registry.bundle_stores import bundle_names
 from tasador.registry.mlflow.registry import models_of, versions_of
-from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.registry.signature import trusted_keys
 from tasador.registry.versions import (
     CHAMPION,
@@ -38,6 +38,9 @@ from tasador.registry.versions import (
     used_model,
 )
 from tasador.serving.experiment import Experiment, ExperimentBook
+
+if TYPE_CHECKING:
+    from tasador.registry.model_bundle import ModelBundle
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ class Lifecycle:
             BundleError: It is damaged, or not signed by a trusted key where there are any.
             RegistryError: The registry cannot be reached.
         """
+        from tasador.registry.model_bundle import load_bundle
+
         with tempfile.TemporaryDirectory(prefix="tasador-gates-") as folder:
             destination = Path(folder) / "bundle"
             # the workspace's own key counts here, which `load_bundle` by itself does not know

@@ -237,7 +237,10 @@ def not_worse(actual: Floats, new: Floats, old: Floats, settings: GateSettings) 
             settings.error_margin * one.champion
         )  # fmt: skip
         yield Gate(
-            label(name), _state(one, margin), _compared(one, margin, settings, "%"), _figures(one)
+            label(name),
+            _state(one, margin),
+            _compared(one, margin, settings, "%"),
+            _figures(one, margin),
         )
 
 
@@ -254,7 +257,7 @@ def ratios_not_worse(
         low, high = ACCEPTED[name]
         verdict = "met" if met else "not met"
         text = f"{_compared(one, margin, settings, '')}; accepted {low:g} to {high:g}: {verdict}"
-        yield Gate(label(name), state, text, _figures(one))
+        yield Gate(label(name), state, text, _figures(one, margin))
 
 
 def segments_not_worse(
@@ -317,10 +320,10 @@ def _compared(one: Difference, margin: float, settings: GateSettings, unit: str)
     )
 
 
-def _figures(one: Difference) -> dict[str, float]:
+def _figures(one: Difference, margin: float) -> dict[str, float]:
     return {
         "challenger": one.challenger, "champion": one.champion, "worse": one.worse,
-        "low": one.low, "high": one.high,
+        "low": one.low, "high": one.high, "margin": margin,
     }  # fmt: skip
 
 

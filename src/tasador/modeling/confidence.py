@@ -150,7 +150,9 @@ class ConfidenceModel:
         if tuple(before) == tuple(names):
             return self
         places = {name: at for at, name in enumerate(names)}
-        return replace(self, columns=np.array([places.get(n, -1) for n in before], dtype=np.intp))
+        taken = range(len(before)) if self.columns is None else self.columns
+        found = [places.get(before[at], -1) if at >= 0 else -1 for at in taken]
+        return replace(self, columns=np.array(found, dtype=np.intp))
 
     def size(self, Z: Floats, score: Floats) -> Floats:
         """Return the logarithm (n,) of the expected size of the error of features (n, q)."""

@@ -5,11 +5,14 @@ Eurostat, Handbook on Residential Property Prices Indices, 2013, ch. 5; robust, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.core import seeds
 from tasador.metrics.regression import robust_spread
 
 Floats = NDArray[np.float64]
@@ -18,7 +21,31 @@ Integers = NDArray[np.int64]
 #: Knots of numbers in all, and of one; levels of a category; ridge in rows.
 _KNOTS, _MOST_KNOTS, _MOST_LEVELS, _RIDGE = 160, 12, 96, 1.0
 _ROUNDS = 3
+MOST_ROWS = 60_000
 _FREEDOM = 4.0  # of Student's t
+
+
+def ordered(seconds: Floats, target: Floats, X: Floats) -> NDArray[np.intp]:
+    """Return an order of rows by their content: sums round alike however rows are shuffled."""
+    key = np.zeros(len(target))
+    for j in range(X.shape[1]):
+        key += np.nan_to_num(X[:, j], nan=-1.0) * math.sqrt(j + 2.0)
+    order: NDArray[np.intp] = np.lexsort((key, target, seconds))
+    return order
+
+
+def sample(rows: int, codes: NDArray[Any] | None, seed: int) -> NDArray[np.intp]:
+    """Return the positions of at most `MOST_ROWS` rows, of whole properties."""
+    if rows <= MOST_ROWS:
+        return np.arange(rows)
+    names, place = (
+        (np.arange(rows), np.arange(rows))
+        if codes is None
+        else np.unique(codes, return_inverse=True)
+    )
+    drawn = seeds.generator(seed, "trend").random(len(names))[place]
+    kept: NDArray[np.intp] = np.flatnonzero(drawn <= np.partition(drawn, MOST_ROWS)[MOST_ROWS])
+    return kept
 
 
 def basis_of(X: Floats, target: Floats, categories: Collection[int]) -> Floats:

@@ -11,6 +11,8 @@ Fitting takes three steps, all on the target's transformed scale:
    state of which is estimated from all months at once. That is the Kalman smoother's answer, here
    as one linear system, which also holds months without sales. Sales and months that are far off
    the level are weighed down (Student's t), so that they widen the interval and hardly move it.
+   From three years on, prices may have seasons: waves of a year and of half a year (Harvey 1989,
+   Forecasting, Structural Time Series Models and the Kalman Filter, ch. 2).
 """
 
 from __future__ import annotations
@@ -19,17 +21,23 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
-from tasador.core import seeds
 from tasador.core.clock import MONTH_S
 from tasador.core.input_checks import Expected, check_arrays
 from tasador.metrics.regression import robust_spread
-from tasador.modeling.time_dummies import basis_of, student_weights, without_attributes
+from tasador.modeling.time_dummies import (
+    basis_of,
+    ordered,
+    sample,
+    student_weights,
+    without_attributes,
+)
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -38,11 +46,8 @@ CARRIES: tuple[Carry, ...] = get_args(Carry)
 
 #: A trend takes so many months with so many sales each; the newest `_MOST_MONTHS` are used.
 FEWEST_MONTHS, FEWEST_SALES, _MOST_MONTHS = 12, 5, 600
-_MOST_ROWS = 60_000
 
 _LEVEL_ROUNDS = 12
-#: Share of the estimated momentum that is carried; see docs/how-to/time.md.
-_MOMENTUM = 0.7
 #: Resales within so many months are left out, as in S&P's Case-Shiller indices.
 _QUICK_RESALE = 6
 # What is tried for the level's movement: deviations of its change a month and of single months, in
@@ -50,6 +55,13 @@ _QUICK_RESALE = 6
 _STEPS = np.geomspace(5e-3, 0.25, 8)
 _PERSISTENCE = (0.5, 0.8, 0.9, 0.95, 0.98)
 _SHOCKS = (0.0, 0.04, 0.08, 0.16)
+#: The same of the months of the calendar, and the fewest months that show them.
+_SEASONS, _FEWEST_FOR_SEASONS = (0.0, 0.03, 0.1), 36
+# Shape (12, w): waves of a year and of half a year, of which the second is half as high.
+_ANGLES = 2.0 * np.pi * np.arange(12) / 12.0
+_WAVES = np.column_stack(
+    [wave(h * _ANGLES) / h for h in (1, 2) for wave in (np.cos, np.sin)]
+) / math.sqrt(1.25)  # fmt: skip
 _DIFFUSE = 1e4  # variance of the first month's level, in the variances of the residuals
 _FIRST_ORIGIN, _HORIZON, _MOST_ORIGINS = 24, 12, 40
 _FEWEST_PAIRS, _MOST_LIKELIHOOD = 30, 240
@@ -72,6 +84,8 @@ class Trend:
         growth: Standard error that each month beyond the last one adds, up to `horizon` of them.
         horizon: After so many months the error grows as that of changes of which `persistence`
             lasts, if that is slower; None in older bundles, where it always grows by `growth`.
+        season: Shape (12,): what January to December add to the level beyond the last month,
+            against that one; None where the table shows no seasons. `level` holds them already.
     """
 
     first: int
@@ -83,6 +97,7 @@ class Trend:
     persistence: float
     growth: float
     horizon: int | None = None
+    season: Floats | None = None
 
     @classmethod
     def fit(
@@ -113,9 +128,9 @@ class Trend:
             The trend; None where fewer than 12 months have five sales each.
         """
         known = np.flatnonzero(np.isfinite(seconds) & np.isfinite(target))
-        rows = known[_ordered(seconds[known], target[known], X[known])]
+        rows = known[ordered(seconds[known], target[known], X[known])]
         codes = None if property_codes is None else property_codes[rows]
-        rows = rows[_sample(len(rows), codes, seed)]
+        rows = rows[sample(len(rows), codes, seed)]
         months = _months_of(seconds[rows])
         if not len(rows):
             return None
@@ -128,10 +143,13 @@ class Trend:
         basis = basis_of(X[rows], target[rows], categories)
         residual = without_attributes(target[rows], basis, place)
         codes = None if property_codes is None else property_codes[rows]
-        movement, level, error, growth = _levels(residual, place, len(counts), codes, carry)
+        first = int(months.min())
+        calendar = (first + np.arange(len(counts))) % 12
+        movement, level, season, error, growth = _levels(residual, place, calendar, codes, carry)
+        total = level + season[calendar]
         return cls(
-            first=int(months.min()),
-            level=level - level[-1],
+            first=first,
+            level=total - total[-1],
             error=error,
             sales=counts.astype(np.int64),
             carry=carry,
@@ -139,15 +157,19 @@ class Trend:
             persistence=movement.persistence,
             growth=growth,
             horizon=_HORIZON,
+            season=season - season[calendar[-1]] if season.any() else None,
         )
 
     def at(self, seconds: Floats) -> Floats:
         """Return the level at some dates, shape (n,), relative to the newest month.
 
         Linear between the middles of months. Before the first the level is the first one's; beyond
-        the last it is carried. A date that is NaN means the newest one.
+        the last it is carried, with the season. A date that is NaN means the newest one.
         """
-        found: Floats = np.interp(self._known(seconds), self._middles, self.level)
+        known = self._known(seconds)
+        found: Floats = np.interp(known, self._middles, self.level)
+        if self._seasons_ahead is not None:
+            found += np.interp(known, *self._seasons_ahead)
         return found + self.carried(self._ahead(seconds))
 
     def carried(self, months: Floats) -> Floats:
@@ -185,6 +207,15 @@ class Trend:
         middles: Floats = (edges[:-1] + edges[1:]) / 2.0
         return middles
 
+    @cached_property
+    def _seasons_ahead(self) -> tuple[Floats, Floats] | None:
+        """The middles of the last month and those of fifty years beyond, and their seasons."""
+        if self.season is None:
+            return None
+        last, count = self.first + len(self.level) - 1, 600
+        edges = _month_starts(last, count + 1).astype("datetime64[s]").astype(np.float64)
+        return (edges[:-1] + edges[1:]) / 2.0, self.season[(last + np.arange(count)) % 12]
+
     def _known(self, seconds: Floats) -> Floats:
         """Return dates (n,) with the newest month for one that is NaN."""
         return np.where(np.isnan(seconds), self._middles[-1], seconds)
@@ -208,6 +239,8 @@ class Trend:
         """Return the trend as plain JSON types and arrays, for a bundle."""
         numbers = ("first", "carry", "drift", "persistence", "growth", "horizon")
         arrays = {"level": self.level, "error": self.error, "sales": self.sales}
+        if self.season is not None:
+            arrays["season"] = self.season
         kept = {name: getattr(self, name) for name in numbers}
         return {name: value for name, value in kept.items() if value is not None}, arrays
 
@@ -220,14 +253,12 @@ class Trend:
         """
         m = len(arrays["level"])
         shape = (m,)
-        check_arrays(
-            {name: arrays[name] for name in ("level", "error", "sales")},
-            {
-                "level": Expected(shape),
-                "error": Expected(shape, low=0.0),
-                "sales": Expected(shape, ("int64",), low=0),
-            },
-        )
+        expected = {
+            "level": Expected(shape),
+            "error": Expected(shape, low=0.0),
+            "sales": Expected(shape, ("int64",), low=0),
+        } | ({"season": Expected((12,))} if "season" in arrays else {})
+        check_arrays({name: arrays[name] for name in expected}, expected)
         first, numbers = spec["first"], [spec[n] for n in ("drift", "persistence", "growth")]
         if type(first) is not int or not -12 * 1970 <= first <= 12 * 8000:
             raise ValueError(f"the trend's first month is {first!r}")
@@ -245,7 +276,7 @@ class Trend:
             raise ValueError(f"the trend's horizon is {horizon!r}")
         return cls(
             first, arrays["level"], arrays["error"], arrays["sales"],
-            spec["carry"], drift, persistence, growth, horizon,
+            spec["carry"], drift, persistence, growth, horizon, arrays.get("season"),
         )  # fmt: skip
 
 
@@ -261,36 +292,17 @@ def _month_starts(first: int, count: int) -> NDArray[np.datetime64]:
     return months
 
 
-def _ordered(seconds: Floats, target: Floats, X: Floats) -> NDArray[np.intp]:
-    """Return an order of rows by their content: sums round alike however rows are shuffled."""
-    key = np.zeros(len(target))
-    for j in range(X.shape[1]):
-        key += np.nan_to_num(X[:, j], nan=-1.0) * math.sqrt(j + 2.0)
-    order: NDArray[np.intp] = np.lexsort((key, target, seconds))
-    return order
-
-
-def _sample(rows: int, codes: NDArray[Any] | None, seed: int) -> NDArray[np.intp]:
-    """Return the positions of at most `_MOST_ROWS` rows, of whole properties."""
-    if rows <= _MOST_ROWS:
-        return np.arange(rows)
-    names, place = (
-        (np.arange(rows), np.arange(rows))
-        if codes is None
-        else np.unique(codes, return_inverse=True)
-    )
-    drawn = seeds.generator(seed, "trend").random(len(names))[place]
-    kept: NDArray[np.intp] = np.flatnonzero(drawn <= np.partition(drawn, _MOST_ROWS)[_MOST_ROWS])
-    return kept
-
-
 @dataclass(frozen=True)
 class _Movement:
-    """How the level moves: deviation of its change, what of it lasts, and of single months."""
+    """How the level moves.
+
+    Deviation of its change, what of that lasts, deviation of single months and of the calendar's.
+    """
 
     step: float
     persistence: float
     shock: float
+    season: float = 0.0
 
     def precision(self, months: int, variance: float) -> Floats:
         """Return the inverse of the levels' covariance before any sale is seen, (months, months).
@@ -306,9 +318,26 @@ class _Movement:
         found[0, 0] += 1.0 / variance
         return found
 
+    def smoothed(self, known: Floats, calendar: Integers, wide: float) -> tuple[Floats, Floats]:
+        """Return months' levels and the sizes of waves, (months + w,), and their covariance.
+
+        Args:
+            known: Shape (months, months + 1): what is known of the months' levels with their
+                seasons, as an inverse covariance and a right side.
+            calendar: Shape (months,): each month's place in the year.
+            wide: Variance of the first level.
+        """
+        months = len(known)
+        both = np.hstack([np.eye(months), _WAVES[calendar]])
+        prior = np.diag(np.full(both.shape[1], max(self.season, 1e-9) ** -2.0))
+        prior[:months, :months] = self.precision(months, wide)
+        covariance = np.linalg.inv(prior + both.T @ known[:, :months] @ both)
+        state: Floats = covariance @ (both.T @ known[:, -1])
+        return state, np.asarray(covariance, np.float64)
+
     def next_change(self, level: Floats) -> float:
         """Return by how much the level is expected to change in the month after the last one."""
-        return _MOMENTUM * self.persistence * float(level[-1] - level[-2])
+        return self.persistence * float(level[-1] - level[-2])
 
 
 @dataclass(frozen=True)
@@ -328,40 +357,48 @@ class _Observations:
 
 
 def _levels(
-    residual: Floats, place: Integers, months: int, codes: NDArray[Any] | None, carry: Carry
-) -> tuple[_Movement, Floats, Floats, float]:
-    """Return movement, levels (months,), their errors, and the error that a month beyond adds."""
+    residual: Floats, place: Integers, calendar: Integers, codes: NDArray[Any] | None, carry: Carry
+) -> tuple[_Movement, Floats, Floats, Floats, float]:
+    """Return movement, levels (months,), seasons (12,), the error of their sum and its growth.
+
+    `calendar` holds each month's place in the year. The growth is what a month beyond the last
+    one adds to the error.
+    """
+    months = len(calendar)
     counts = np.bincount(place, minlength=months)
-    level = _medians(residual, place, counts)
-    within = robust_spread(residual - level[place], 0.0)
-    size = max(within, robust_spread(np.diff(level), 0.0), 1e-9)
+    total = _medians(residual, place, counts)
+    within = robust_spread(residual - total[place], 0.0)
+    size = max(within, robust_spread(np.diff(total), 0.0), 1e-9)
     spread = max(within, 1e-3 * size)
-    seen = _observations(residual, place, months, codes, level, spread)
+    seen = _observations(residual, place, months, codes, total, spread)
     odd = _oddness(residual, place, counts)
     apart = np.abs(np.subtract.outer(np.arange(months), np.arange(months)))
     alike = np.sqrt(np.outer(odd, odd)) * _ODD_LASTS**apart
     own, movement = np.ones(months), _Movement(0.05 * size, 0.8, 0.0)
     wide = _DIFFUSE * size**2
     for number in range(_LEVEL_ROUNDS):
-        matrix, right = seen.weighed(level)
+        matrix, right = seen.weighed(total)
         alone = 1.0 / np.maximum(np.diag(matrix), 1e-300)
         noise = alone + odd
         if number in (0, 3, 6):
-            found = level + (right - matrix @ level) * alone
-            movement = _likeliest(found, noise, own, counts > 0, size)
+            found = total + (right - matrix @ total) * alone
+            movement = _likeliest(found, noise, own, counts > 0, calendar, size)
         # a month's own deviation: (S^-1 + D)^-1 = (I + S D)^-1 S, which holds months without sales
-        own = np.where(counts > 0, student_weights((right - matrix @ level) * alone,
+        own = np.where(counts > 0, student_weights((right - matrix @ total) * alone,
                                             noise + movement.shock**2), 1.0)  # fmt: skip
         shared = alike + np.diag(np.maximum((noise + movement.shock**2) / own - noise, 0.0))
         known = np.linalg.solve(np.eye(months) + matrix @ shared, np.column_stack([matrix, right]))
-        prior = movement.precision(months, wide)
-        covariance = np.linalg.inv(prior + known[:, :-1])
-        level = np.asarray(covariance @ known[:, -1], np.float64)
+        state, covariance = movement.smoothed(known, calendar, wide)
+        level, season = state[:months], _WAVES @ state[months:]
+        total = level + season[calendar]
     share = counts / counts.sum()
-    contrast = np.eye(months) - share
-    error = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", contrast, covariance, contrast), 0.0))
-    growth = _growth(known, level, share, movement, wide, carry)
-    return movement, level, error, growth
+    both = np.hstack([np.eye(months), _WAVES[calendar]])
+    contrast = both - share @ both
+    error: Floats = np.sqrt(
+        np.maximum(np.einsum("ij,jk,ik->i", contrast, covariance, contrast), 0.0)
+    )
+    growth = _growth(known, total, share, calendar, movement, wide, carry)
+    return movement, level, season if movement.season else np.zeros(12), error, growth
 
 
 def _oddness(residual: Floats, place: Integers, counts: Integers) -> Floats:
@@ -451,7 +488,12 @@ def _pair_variance(difference: Floats, gap: Integers) -> Floats:
 
 
 def _likeliest(
-    found: Floats, noise: Floats, own: Floats, seen: NDArray[np.bool_], size: float
+    found: Floats,
+    noise: Floats,
+    own: Floats,
+    seen: NDArray[np.bool_],
+    calendar: Integers,
+    size: float,
 ) -> _Movement:
     """Return the movement under which the months' own levels are likeliest.
 
@@ -460,29 +502,38 @@ def _likeliest(
         noise: Shape (months,): the variance of that.
         own: Shape (months,): weight of each month.
         seen: Shape (months,): which months have sales.
+        calendar: Shape (months,): each month's place in the year.
         size: Standard deviation of a sale, or of the level's changes where that is more.
     """
     at = np.flatnonzero(seen)[-_MOST_LIKELIHOOD:]
     first = int(at[0])
     best, movement = -math.inf, _Movement(0.05 * size, 0.8, 0.0)
+    alike = _WAVES[calendar[at]] @ _WAVES[calendar[at]].T
+    seasons = _SEASONS if len(at) >= _FEWEST_FOR_SEASONS else (0.0,)
     for persistence in _PERSISTENCE:
         unit = _Movement(1.0, persistence, 0.0).precision(int(at[-1]) - first + 1, 1.0)
         # the covariance of a walk that starts at 0, and the step's square times that
         shape = np.linalg.inv(unit)[np.ix_(at - first, at - first)] - 1.0
-        for step in (_STEPS * size).tolist():
-            for shock in (size * share for share in _SHOCKS):
-                V = shape * step**2 + _DIFFUSE * size**2
-                V[np.diag_indices(len(at))] += (noise[at] + shock**2) / own[at]
-                root = np.linalg.cholesky(V)
-                off = np.linalg.solve(root, found[at] - found[at].mean())
-                score = -0.5 * float(off @ off) - float(np.log(np.diag(root)).sum())
-                if score > best:
-                    best, movement = score, _Movement(step, persistence, shock)
+        for step, shock, season in product((_STEPS * size).tolist(), _SHOCKS, seasons):
+            V = shape * step**2 + _DIFFUSE * size**2 + alike * (season * size) ** 2
+            V[np.diag_indices(len(at))] += (noise[at] + (shock * size) ** 2) / own[at]
+            root = np.linalg.cholesky(V)
+            off = np.linalg.solve(root, found[at] - found[at].mean())
+            score = -0.5 * float(off @ off) - float(np.log(np.diag(root)).sum())
+            if score > best:
+                best = score
+                movement = _Movement(step, persistence, shock * size, season * size)
     return movement
 
 
 def _growth(
-    known: Floats, level: Floats, share: Floats, movement: _Movement, wide: float, carry: Carry
+    known: Floats,
+    total: Floats,
+    share: Floats,
+    calendar: Integers,
+    movement: _Movement,
+    wide: float,
+    carry: Carry,
 ) -> float:
     """Return the error that a month beyond the last sale adds, as met within the table.
 
@@ -490,7 +541,7 @@ def _growth(
     year; the errors against the levels of all sales give the slope through 0. Where there are too
     few months for that, it is the usual change of a month.
     """
-    months = len(level)
+    months = len(total)
     origins = np.arange(_FIRST_ORIGIN, months - _HORIZON)
     if not len(origins):
         return movement.step / math.sqrt(1.0 - movement.persistence**2)
@@ -498,16 +549,16 @@ def _growth(
     ahead = np.arange(1, _HORIZON + 1)
     errors = []
     for m in origins[::every].tolist():
-        prior = movement.precision(m, wide)
-        then = np.linalg.solve(prior + known[:m, :m], known[:m, -1])
+        past = np.column_stack([known[:m, :m], known[:m, -1]])
+        state, _ = movement.smoothed(past, calendar[:m], wide)
+        then, season = state[:m], _WAVES @ state[m:]
         # a model learns the mean level of the sales that it has seen
-        mean = float(share[:m] @ (level[:m] - then)) / float(share[:m].sum())
-        carried = then[-1] + mean
+        before = then + season[calendar[:m]]
+        mean = float(share[:m] @ (total[:m] - before)) / float(share[:m].sum())
+        carried = then[-1] + mean + season[calendar[m - 1 + ahead]]
         if carry == "drift":
-            carried = carried + _passed_on(
-                movement.next_change(np.asarray(then)), movement.persistence, ahead
-            )
-        errors.append(level[m - 1 + ahead] - carried)
+            carried = carried + _passed_on(movement.next_change(then), movement.persistence, ahead)
+        errors.append(total[m - 1 + ahead] - carried)
     rms = np.sqrt(np.mean(np.square(errors), axis=0))
     return float(rms @ ahead / (ahead @ ahead))
 

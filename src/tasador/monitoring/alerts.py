@@ -230,12 +230,12 @@ class AlertBook:
 
         self._change(key, without)
 
-    def acknowledge(self, pattern: str, who: str) -> list[str]:
+    def acknowledge(self, pattern: str, who: str, reason: str = "") -> list[str]:
         """Stop the reminders of the firing alerts whose key matches; returns their keys."""
         keys = [s.key for s in self._matching(pattern) if s.state == "firing"]
         for key in keys:
             self._change(key, lambda body: {**body, "acknowledged_by": who})
-            self._audit.add(who, "acknowledge", key, reason="")
+            self._audit.add(who, "acknowledge", key, reason=reason)
         return keys
 
     def silence(self, pattern: str, seconds: float, who: str, reason: str) -> list[str]:

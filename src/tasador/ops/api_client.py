@@ -52,12 +52,14 @@ class ServiceRefusedError(ServingError):
         status: The HTTP status.
         word: The refusal's word for programs, e.g. ``invalid_rows``; empty when it sent none.
         said: What the service said, for people.
+        detail: The same without what to do about it, which names commands; empty when unknown.
         faults: What is wrong where, see `serving.api.openapi.Fault`.
     """
 
     status: int = 0
     word: str = ""
     said: str = ""
+    detail: str = ""
     faults: tuple[dict[str, Any], ...] = ()
 
     @classmethod
@@ -69,6 +71,7 @@ class ServiceRefusedError(ServingError):
             plain = json.loads(body)
             if isinstance(plain, dict):
                 found.word = str(plain.get("error", ""))
+                found.detail = str(plain.get("detail") or "")
                 found.said = _text(plain) or found.said
                 found.faults = tuple(plain.get("errors") or ())
         except ValueError:

@@ -19,7 +19,7 @@ from tasador.contract.model import SET_ASIDE
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import MissingExtraError, TasadorError, install_command
 from tasador.core.kernels import native
-from tasador.data.sources import find_local
+from tasador.core.storage import find_local
 from tasador.inference.sources import with_defaults
 from tasador.monitoring.settings import read_watch_settings, whom_alerts_reach
 from tasador.registry.signature import TrustedKeys, trusted_files
@@ -258,7 +258,7 @@ def _disk(workspace: Path) -> Finding:
 def _table(settings: RunSettings) -> Finding:
     contract = settings.contract
     what = f"table {contract.name}"
-    found = find_local(contract, settings.download.search)
+    found = find_local(contract.source.paths, settings.download.search)
     if found is not None:
         return Finding("ok", what, str(found))
     if contract.source.url is not None:

@@ -29,7 +29,7 @@ from tasador.contract.model import (
     longitude_like,
 )
 from tasador.contract.reader import read_contract, write_contract
-from tasador.contract.text_parts import explained_by_groups
+from tasador.contract.text_parts import explained_by_groups, prefix_of_codes
 from tasador.contract.type_inference import (
     Findings,
     Question,
@@ -39,6 +39,7 @@ from tasador.contract.type_inference import (
 from tasador.core import storage
 from tasador.core.errors import ConfigError
 from tasador.core.storage import write_text
+from tasador.data.contract_tables import with_levels_learned
 from tasador.data.readers import read_source
 from tasador.ops.init_target import (
     NO,
@@ -216,7 +217,7 @@ def infer_contract(
     aside = set_aside(contract, frame, modelled, {leak.column for leak in leaks})
     contract = with_worth(contract, aside)
     said = [leak.sentence for leak in leaks]
-    preview = _preview(contract, frame)
+    preview = _preview(with_levels_learned(contract, frame), frame)
     return Inference(contract, findings.assumptions, said, findings.questions, aside, preview)
 
 
@@ -257,6 +258,12 @@ def _with_roles(
         # a row to be valued has no sale: without a date it is valued as of the newest one known
         by_name[date.name] = replace(date, role="timestamp", nullable=True)
         findings.assumptions.append(f"{date.name!r} is when the target was observed")
+    prefixes = [
+        found
+        for column in columns
+        if column.name in frame.columns and _PROPERTY.search(column.name)
+        for found in _prefix(column, frame, y, findings)
+    ]
     for column in _resold(columns, frame):
         by_name[column.name] = Column(
             column.name,
@@ -295,7 +302,23 @@ def _with_roles(
         best = candidates[int(np.argmax(shares))][0]
         findings.assumptions.append(f"errors are reported by segments of {best.name!r}")
         by_name[best.name] = replace(best, role="segment")
-    return [by_name[column.name] for column in columns]
+    return [*(by_name[column.name] for column in columns), *prefixes]
+
+
+def _prefix(column: Column, frame: pl.DataFrame, y: Floats, findings: Findings) -> Iterator[Column]:
+    """Yield the column of what the codes of a property begin with, where that says something."""
+    known = np.flatnonzero(np.isfinite(y))
+    texts = frame[column.name].cast(pl.String).str.strip_chars().gather(known).to_list()
+    part = prefix_of_codes(texts, y[known])
+    if part is None:
+        return
+    name = f"{column.name}_{part.name}"
+    findings.assumptions.append(
+        f"{name!r}, the codes of {column.name!r} without their last {part.extract.value} "
+        "characters, explains the target"
+    )
+    yield Column(name, "category", nullable=True, case_sensitive=False, open=True, learned=True,
+                 source=column.name, extract=part.extract)  # fmt: skip
 
 
 def _covers(codes: Floats, levels: int) -> bool:

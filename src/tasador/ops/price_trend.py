@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import csv
 import io
 import json
@@ -154,7 +155,12 @@ def carried(trend: Trend, *, log: bool) -> str:
     ahead = float(trend.carried(year)[0])
     how = "carried flat" if trend.carry == "flat" else f"carried on by {said(ahead)} in a year"
     adds = f"{said(trend.growth)[1:]} of standard error"
-    return f"beyond the last month {how}; a month adds {adds}, less after a year"
+    text = f"beyond the last month {how}; a month adds {adds}, less after a year"
+    if trend.season is None:
+        return text
+    low, high = int(trend.season.argmin()), int(trend.season.argmax())
+    apart = said(float(np.ptp(trend.season)))[1:]
+    return f"{text}. {calendar.month_name[high]} is {apart} above {calendar.month_name[low]}"
 
 
 def _page(trend: Trend, contract: TableContract) -> str:

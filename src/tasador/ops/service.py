@@ -1,11 +1,12 @@
 """The service with its lifecycle: what `tasador serve` runs.
 
 The serving package knows nothing of promotion and reports; here its application gets routes that do
-what `tasador promote`, `rollback`, `versions`, `history`, `report` and `appraise` do.
+what `tasador promote`, `rollback`, `versions`, `history`, `report`, `appraise` and `alerts` do.
 """
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 import json
 import os
@@ -24,6 +25,7 @@ from tasador.core.languages import Language
 from tasador.lifecycle.alias_updates import Ledger
 from tasador.lifecycle.api import Place
 from tasador.lifecycle.promote import call_apart, promote_at, roll_back_at
+from tasador.monitoring.alerts import AlertBook
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
 from tasador.registry.mlflow_reader import registry_reader
@@ -31,6 +33,7 @@ from tasador.registry.model_bundle import ModelBundle
 from tasador.registry.versions import CHAMPION, ModelVersion
 from tasador.serving.api.models import Lifecycle as Verbs
 from tasador.serving.api.models import Promotion, Return, lifecycle_router
+from tasador.serving.api.monitoring import AlertActions, alerts_router
 from tasador.serving.app import Assembly, assembled, build_app
 from tasador.serving.http.request import App
 
@@ -48,9 +51,34 @@ def from_environment() -> App:
     assembly = assembled(os.environ)
     verbs = ServedLifecycle(assembly, Path(os.environ.get(WORKSPACE, "workspace"))).verbs()
     parts = assembly.parts()
-    router = lifecycle_router(assembly.service, verbs)
-    routers = [*parts.routers, router]
+    routers = [
+        *parts.routers,
+        lifecycle_router(assembly.service, verbs),
+        alerts_router(alert_actions(assembly.settings.records.url)),
+    ]
     return build_app(replace(parts, routers=routers, reports=ServedReports()))
+
+
+def alert_actions(url: str) -> AlertActions:
+    """Return what the routes about alerts call: what `tasador alerts` does.
+
+    Args:
+        url: Of the records' database.
+    """
+
+    def answered(answer: Callable[[AlertBook], list[str]]) -> list[str]:
+        with Database.open(url) as database:
+            return answer(AlertBook(database))
+
+    return AlertActions(
+        # the book takes patterns, a page means one alert
+        acknowledge=lambda key, who, reason: answered(
+            lambda book: book.acknowledge(glob.escape(key), who, reason)
+        ),
+        silence=lambda key, seconds, who, reason: answered(
+            lambda book: book.silence(glob.escape(key), seconds, who, reason)
+        ),
+    )
 
 
 class ServedReports:
@@ -148,7 +176,8 @@ class ServedLifecycle:
         Raises:
             StorageError: The disk refuses.
         """
-        for folder in sorted((self.workspace / "runs").glob("*"), reverse=True):
+        # the oldest made it: later runs with the same inputs take its steps from the cache
+        for folder in sorted((self.workspace / "runs").glob("*")):
             try:
                 plain = json.loads((folder / "run.json").read_text(encoding="utf-8"))
                 if plain.get("version") == version:
@@ -215,16 +244,29 @@ def _version(one: ModelVersion) -> dict[str, Any]:
         "origin": one.tags.get("origin", ""),
         "run": one.tags.get("tasador_run", ""),
         "commit": one.tags.get("code_commit", ""),
-        "metrics": _metrics(one.tags),
+        "unit": one.tags.get("target_unit", ""),
+        "metrics": _figures(one.tags, "test."),
+        "intervals": _figures(one.tags, "test_intervals."),
+        "segments": _segments(one.tags),
     }
 
 
-def _metrics(tags: Mapping[str, str]) -> dict[str, float]:
+def _figures(tags: Mapping[str, str], prefix: str) -> dict[str, Any]:
+    """Return the tags whose keys begin with `prefix`, by the rest: JSON's numbers and lists."""
     found = {}
     for key, text in tags.items():
-        if key.startswith("test."):
+        if key.startswith(prefix):
             try:
-                found[key.removeprefix("test.")] = float(text)
+                found[key.removeprefix(prefix)] = json.loads(text)
             except ValueError:
                 continue
+    return found
+
+
+def _segments(tags: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """Return each segment's figures by its name."""
+    found: dict[str, dict[str, float]] = {}
+    for key, value in _figures(tags, "by_segment.").items():
+        name, _, metric = key.rpartition(".")
+        found.setdefault(name, {})[metric] = value
     return found

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
@@ -40,7 +40,9 @@ from tasador.registry.manifest import (
     read_verified,
     refuse_foreign,
 )
-from tasador.registry.model_bundle import ModelBundle, load_bundle
+
+if TYPE_CHECKING:
+    from tasador.registry.model_bundle import ModelBundle
 
 POINTER_NAME = "latest.json"
 _FORMAT = 1
@@ -438,6 +440,9 @@ def unpack(file: Path, folder: Path, limits: ArchiveLimits | None = None) -> Mod
         >>> tasador.unpack(Path("sent.zip"), Path("received")).version
         'cars_model-8c615dec97ef'
     """
+    # what lists or copies bundles does without the model and its features
+    from tasador.registry.model_bundle import load_bundle
+
     limits = limits or ArchiveLimits()
     refuse_foreign(folder)
     with _opened(file, limits) as archive:

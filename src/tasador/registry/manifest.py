@@ -32,6 +32,11 @@ _VERSION_DIGITS = 12
 _MOST_LEVELS = 64
 FEATURES, MODEL, PROFILE = "features.npz", "model.onnx", "profile.json"
 CARD, GOLDEN, EXPLAIN = "card.md", "golden.npz", "explain.npz"
+#: What a bundle's card says instead of its version, time and hash: they follow from its files, the
+#: card among them. `ModelBundle.card` has them filled in.
+CARD_VERSION = "the version in this bundle's manifest.json"
+CARD_TIME = "the time in this bundle's manifest.json"
+CARD_HASH = "in this bundle's manifest.json"
 #: Not listed in the manifest, since it is made after it: see `registry.signature`.
 SIGNATURE = "model.sig"
 FETCH_AGAIN = "fetch the bundle again, or register the model again"

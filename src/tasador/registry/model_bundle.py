@@ -50,6 +50,9 @@ from tasador.registry.explainer import Explainer, Wanted
 from tasador.registry.known_sales import KnownSales
 from tasador.registry.manifest import (
     CARD,
+    CARD_HASH,
+    CARD_TIME,
+    CARD_VERSION,
     CONFIDENCE,
     CONFIDENCE_TREES,
     ERROR_MODEL,
@@ -121,7 +124,7 @@ class ModelBundle:
         interval: The calibrated interval.
         contributions: What tells each feature's part in the model's scores.
         profile: The reference profile of the training rows.
-        card: The model card, Markdown.
+        card: The model card, Markdown, with the version, time and hash of the manifest.
         encoder: Turns rows into numbers by the contract.
         golden: Encoded training rows kept with the bundle, shape (k, p), k <= 20; for warming up
             and for examples.
@@ -489,6 +492,16 @@ def load_bundle(
         raise BundleError(text[:500], remedy=FETCH_AGAIN) from None
 
 
+def _filled_card(card: str, manifest: Manifest) -> str:
+    for gap, value in (
+        (CARD_VERSION, manifest.version),
+        (CARD_TIME, manifest.created),
+        (CARD_HASH, manifest.content_hash),
+    ):
+        card = card.replace(gap, value)
+    return card
+
+
 def _rebuilt(
     folder: Path,
     manifest: Manifest,
@@ -519,7 +532,7 @@ def _rebuilt(
         interval=ConformalInterval.from_dict(manifest.interval),
         contributions=contributions_from_state(arrays_of(EXPLAIN), q),
         profile=_profile(contents[PROFILE]),
-        card=contents[CARD].decode(),
+        card=_filled_card(contents[CARD].decode(), manifest),
         encoder=Encoder(contract),
         golden=golden["X"],
         reference=arrays_of(REFERENCE) if REFERENCE in contents else None,

@@ -391,23 +391,28 @@ def decile_errors(actual: Floats, predicted: Floats) -> Figure:
 def origin_errors(
     names: Sequence[str],
     own: Sequence[float],
-    plain: Sequence[float],
     ratios: Sequence[float],
+    coverage: Sequence[float],
+    plain: Sequence[float],
     random: float | None,
+    promised: float,
 ) -> Figure:
     """Draw the errors of a backtest by span, and the level of its estimates.
 
     Args:
         names: The spans.
         own: Median absolute percentage error of each.
-        plain: The same of the plain LightGBM; NaN where it was not measured.
         ratios: Median ratio of estimate to price of each.
+        coverage: Share of prices inside the interval of each; NaN where it is unknown.
+        plain: Median absolute percentage error of the plain LightGBM; NaN where it was not
+            measured.
         random: The median absolute percentage error by random folds, or None.
+        promised: Share of prices that intervals are meant to hold.
     """
     at = np.arange(len(names))
 
     def draw(axes: Any) -> None:
-        upper, lower = axes
+        upper, middle, lower = axes
         upper.plot(at, plain, color=MUTED, marker="o", markersize=3, label="plain LightGBM")
         upper.plot(at, own, color=ACCENT, marker="o", markersize=4, label="this model")
         if random is not None:
@@ -415,17 +420,23 @@ def origin_errors(
         upper.set_ylabel("median error, %")
         upper.set_ylim(bottom=0)
         upper.legend(frameon=False, fontsize=7)
+        for part, values, meant, name in (
+            (middle, ratios, 1.0, "median ratio"),
+            (lower, 100.0 * np.asarray(coverage), 100.0 * promised, "in interval, %"),
+        ):
+            part.axhline(meant, color=MUTED, linewidth=1)
+            part.plot(at, values, color=ACCENT, marker="o", markersize=4)
+            part.set_ylabel(name)
         upper.set_xticks([])
-        lower.axhline(1.0, color=MUTED, linewidth=1)
-        lower.plot(at, ratios, color=ACCENT, marker="o", markersize=4)
-        lower.set_ylabel("median ratio")
+        middle.set_xticks([])
         step = max(1, len(names) // 12)
         lower.set_xticks(at[::step], [names[i] for i in at[::step]], rotation=45, ha="right")
 
     return drawn(
         "Errors on sales that were still to come",
-        "Each span valued by what was known before it; below, estimate over price.",
+        "Each span valued by what was known before it; below, estimate over price, and the share "
+        f"of prices inside the interval, of which {promised:.0%} is promised.",
         draw,
-        height=4.2,
-        shape=(2, 1),
+        height=5.6,
+        shape=(3, 1),
     )

@@ -108,30 +108,29 @@ def pool_of(
 ) -> list[Member]:
     """Return the models that may enter the average, the sweep's own first.
 
-    With more than one: the same model under other seeds, the same with another loss where the
-    family has one, and the best of other families of trees. With `grouped` the last is the sweep's
-    own, one per level.
+    Beside it the same with another loss where the family has one; with more than one also the same
+    under other seeds and the best of other families of trees. With `grouped` the last is the
+    sweep's own, one per level.
 
     Args:
         name: The family of the sweep's model.
         params: Its parameters.
         runners_up: Family and parameters of the best of other families.
-        most: How many models the average may have at most.
+        most: How many models the average may have at most, beside the plain baseline.
         seed: Seed of the run.
         grouped: Whether models per level of the contract's group are among them.
     """
     chosen = family(name)
     first = Member(name, params, seeds.derive_seed(seed, name))
     per_level = [replace(first, grouped=True)] if grouped and not chosen.linear else []
-    if most < 2:
-        return [first, *per_level]
     pool = [first]
     if chosen.prefix is not None:  # what draws nothing is the same under every seed
         pool += [Member(name, params, seeds.derive_seed(seed, name, i)) for i in range(1, most)]
-    varied = chosen.vary(params)
+    varied = chosen.vary(params) if most > 0 else None
     if varied is not None:
         pool.append(Member(name, varied, first.seed))
-    if not chosen.linear:  # the exported graph holds trees or a linear model, never both
+    # the exported graph holds trees or a linear model, never both
+    if most > 1 and not chosen.linear:
         pool += [
             Member(other, found, seeds.derive_seed(seed, other))
             for other, found in runners_up

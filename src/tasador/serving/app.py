@@ -28,6 +28,7 @@ from tasador.records.batch_writer import RecordWriter
 from tasador.records.database import Database
 from tasador.records.record import Outcome
 from tasador.records.store import OutcomeAnswer, RecordStore
+from tasador.serving.api.documentation import Documentation, documentation_router, summarize
 from tasador.serving.api.health import (
     Check,
     DeepCheck,
@@ -43,12 +44,7 @@ from tasador.serving.api.mlflow_scoring import mlflow_router
 from tasador.serving.api.models import AdminActions, admin_router, card_router
 from tasador.serving.api.monitoring import MonitoringReader, monitoring_router
 from tasador.serving.api.open_inference import open_inference_router
-from tasador.serving.api.openapi import (
-    DeepHealth,
-    DependencyCheck,
-    Documentation,
-    documentation_router,
-)
+from tasador.serving.api.openapi import DeepHealth, DependencyCheck
 from tasador.serving.api.outcomes import OutcomeRoutes, RecordOutcomes, outcomes_router
 from tasador.serving.api.valuations import (
     PREDICT,
@@ -108,6 +104,7 @@ class Parts:
         cors_origins: Origins whose pages may call the service.
         access_log: Whether every request is logged.
         lifespan: Starts and stops what the service needs.
+        prefix: What a proxy puts before the service's paths.
     """
 
     service: Service
@@ -122,6 +119,7 @@ class Parts:
     cors_origins: tuple[str, ...] = ()
     access_log: bool = False
     lifespan: Lifespan | None = None
+    prefix: str = ""
 
 
 def build_app(parts: Parts) -> App:
@@ -139,16 +137,19 @@ def build_app(parts: Parts) -> App:
     )
     _register_error_handlers(app)
     routes = ValuationRoutes(parts.service, parts.reports)
-    documentation = Documentation(app, parts.service, parts.version)
+    documentation = Documentation(app, parts.service, parts.version, parts.prefix)
     app.openapi = documentation.openapi  # type: ignore[method-assign]
     routers = [
-        status_router(parts.service, parts.version, parts.deep, parts.updates),
+        status_router(
+            parts.service, parts.version, parts.deep, parts.updates, docs=f"{parts.prefix}/docs"
+        ),
         valuation_router(routes),
         outcomes_router(OutcomeRoutes(parts.service, parts.record_outcomes)),
         *parts.routers,
         documentation_router(documentation),
     ]
     for router in routers:
+        summarize(router)
         app.include_router(router)
     # around FastAPI's application and not in it: its own outermost layer would answer first
     answered: App = PredictMiddleware(app, PREDICT, routes.predict)
@@ -161,6 +162,7 @@ def build_app(parts: Parts) -> App:
         proxies=parts.proxies,
         refused=parts.service.refused.request,
         access_log=parts.access_log,
+        prefix=parts.prefix,
     )
     if not parts.cors_origins:
         return answered
@@ -281,6 +283,7 @@ class Assembly:
             cors_origins=settings.security.cors_origins,
             access_log=settings.server.access_log,
             lifespan=self._lifespan,
+            prefix=settings.server.root_path,
         )
 
     @asynccontextmanager
@@ -534,4 +537,5 @@ def assembled(environment: Mapping[str, str]) -> Assembly:
     settings = read_settings(environment)
     set_up_logs(settings.server)
     GuardedProtocol.header_timeout_s = settings.server.header_timeout_s
+    GuardedProtocol.prefix = settings.server.root_path
     return Assembly(settings)

@@ -2,15 +2,16 @@
 
 A body of this form answers every request that is refused, on every route::
 
-    {"type": "urn:tasador:problem:invalid_rows", "title": "rows do not meet the contract",
+    {"type": "/problems#invalid_rows", "title": "rows do not meet the contract",
      "status": 422, "detail": "1 of 2 rows do not meet the contract",
      "instance": "urn:tasador:request:5f3c-1a",
      "error": "invalid_rows", "request_id": "5f3c-1a", "remedy": "...",
      "errors": [{"loc": ["instances", 0, "median_income"], "msg": "...", "type": "invalid_value",
                  "expected": "...", "got": "...", "remedy": "..."}]}
 
-``expected``, ``got`` and ``remedy`` are there where they are known. ``error`` is the last part of
-``type``: the Open Inference Protocol demands a member of that name.
+``expected``, ``got`` and ``remedy`` are there where they are known. ``type`` is the address of what
+is said about all problems of the kind, ``error`` its last part: the Open Inference Protocol demands
+a member of that name.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from tasador.core.logging import redact, redact_all
 from tasador.records.errors import BusyError
 
 MEDIA_TYPE = "application/problem+json"
+#: Path of the page that says what each kind means.
+PAGE = "/problems"
 _LATER = "try again after the time in Retry-After"
 
 
@@ -78,6 +81,9 @@ PROBLEMS: dict[str, ProblemType] = {
         404,
         "nothing was evaluated yet",
         remedy="run `tasador watch` beside the service, or `tasador monitor` once",
+    ),
+    "no_alert": _T(
+        404, "no such alert fires", remedy="it may be over: see /api/v1/monitoring/alerts"
     ),
     "no_coordinates": _T(404, "this table has no coordinates to draw"),
     "no_report": _T(
@@ -243,8 +249,13 @@ class Problem(ServingError):  # noqa: N818 - the term of RFC 9457
         self.asked = asked
         self.bad_rows = bad_rows
 
-    def body(self, request_id: str) -> bytes:
-        """Return the answer's body."""
+    def body(self, request_id: str, prefix: str = "") -> bytes:
+        """Return the answer's body.
+
+        Args:
+            request_id: Names this one problem.
+            prefix: Of the service's paths, see ``server.root_path``.
+        """
         detail = self.message
         if len(self.errors) > MOST_DETAILS:
             # never cut in silence: a client may otherwise correct a hundred rows and be refused
@@ -252,7 +263,7 @@ class Problem(ServingError):  # noqa: N818 - the term of RFC 9457
             detail += f" ({len(self.errors)} faults, the first {MOST_DETAILS} are listed)"
         own = {"expected": self.expected, "got": self.got, "remedy": self.remedy}
         plain: dict[str, Any] = {
-            "type": f"urn:tasador:problem:{self.error}",
+            "type": f"{prefix}{PAGE}#{self.error}",
             "title": self.title,
             "status": self.status,
             # texts quote what was sent and what drivers say: either may hold a password

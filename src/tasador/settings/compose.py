@@ -151,8 +151,10 @@ def _no_such_key(path: list[str]) -> ConfigError:
     node: Any = _composed([], None)
     for depth, name in enumerate(path):
         if not isinstance(node, dict) or name not in node:
-            known = sorted(node) if isinstance(node, dict) else []
-            return InvalidSettingError.unknown(".".join(path[: depth + 1]), name, known)
+            known = set(node) if isinstance(node, dict) else set()
+            if depth == 0:  # groups of which nothing but their own settings is left
+                known |= {folder.name for folder in conf_folder().iterdir() if folder.is_dir()}
+            return InvalidSettingError.unknown(".".join(path[: depth + 1]), name, sorted(known))
         node = node[name]
     where = ".".join(path)
     return ConfigError(

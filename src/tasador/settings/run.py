@@ -371,6 +371,8 @@ class RegisterSettings:
             ``auto``, where rows are split by time, so that it has seen the newest sales. Rows that
             a model is measured on later have to be known again, by `out_of_fold`; ``auto`` does not
             refit where they are not.
+        backtest: The newest years whose sales are valued for the run report by what was known
+            before each, where rows are split by time; 0 for none. It decides nothing.
     """
 
     spatial_folds: Annotated[int, Interval(ge=2, le=1000)] = 5
@@ -389,6 +391,7 @@ class RegisterSettings:
     smearing: Literal["auto", "none", "duan"] = "auto"
     out_of_fold: bool = True
     refit: Literal["auto", "always", "never"] = "auto"
+    backtest: Annotated[int, Interval(ge=0, le=200)] = 3
     confidence_high: Annotated[float, Interval(ge=0, le=100)] = 85.0
     confidence_medium: Annotated[float, Interval(ge=0, le=100)] = 70.0
 

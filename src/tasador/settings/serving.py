@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from annotated_types import Ge, Interval
+from annotated_types import Ge, Interval, Predicate
 
 from tasador.core.errors import ConfigError, closest
-from tasador.settings.validation import UnusedVariableError, fields_of, from_texts
+from tasador.settings.validation import Matches, UnusedVariableError, fields_of, from_texts
 
 #: Seconds that something may take: at once would be never, and a day is a mistake.
 Seconds = Annotated[float, Interval(gt=0, lt=86_400)]
@@ -133,7 +133,7 @@ class RecordSettings:
         queue: Most records that wait in memory. In ``async`` mode what comes above is lost and
             counted; in ``durable`` mode it is refused.
         group: Most records committed at once.
-        spool: Folder of the spool files; None puts it beside an SQLite database, or under
+        spool: Folder of the spool files; null puts it beside an SQLite database, or under
             ``workspace/spool``.
         spool_bytes: Most bytes of a process's spool.
         bound_s: Longest time a valuation waits for the database before the spool takes over.
@@ -283,6 +283,8 @@ class ServerSettings:
         header_timeout_s: Seconds that a connection may take to send a request's first line and
             headers.
         metrics_folder: Where workers share their counters; null takes a temporary folder.
+        root_path: The path under which a proxy offers the service, such as ``/valuations``. The
+            proxy may take it away before it passes a request on, or not.
     """
 
     host: str = "127.0.0.1"
@@ -295,6 +297,9 @@ class ServerSettings:
     keep_alive_s: Annotated[int, Interval(ge=1, le=86_400)] = 15
     header_timeout_s: Seconds = 10.0
     metrics_folder: str | None = None
+    root_path: Annotated[
+        str, Predicate(Matches(r"(/[\w.~-]+)*", "a path such as /valuations, or nothing"))
+    ] = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ def download_inputs(run: RunContext) -> Any:
     if run.given is not None:
         return to_plain(run.given)
     settings = run.settings.download
-    local = sources.find_local(run.settings.contract, settings.search)
+    local = storage.find_local(run.settings.contract.source.paths, settings.search)
     content = None if local is None else [str(local), sha256_file(local)]
     return [run.settings.contract.source, settings, run.settings.seed, content]
 

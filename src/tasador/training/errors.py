@@ -5,7 +5,8 @@
     ConfigError
     ├── RunSettingsError        settings with which no run can begin
     ├── NoRunError              a run that the workspace does not keep
-    └── SalesReviewError        a review file of sales that cannot be obeyed
+    ├── SalesReviewError        a review file of sales that cannot be obeyed
+    └── BacktestError           a backtest that cannot be made, or not be written
     StorageError
     ├── WorkspaceError          a workspace that cannot be written
     └── CacheError              a step's result that cannot be read back
@@ -179,4 +180,34 @@ class RegistrationError(RegistryError):
             expected=error.expected,
             got=error.got,
             remedy=error.remedy,
+        )
+
+
+class BacktestError(ConfigError):
+    """A backtest that cannot be made, or not be written."""
+
+    @classmethod
+    def unknown_file(cls, path: Path) -> BacktestError:
+        """Return the error of a file's ending."""
+        return cls("the backtest cannot be written in that format", expected="a .html file",
+                   got=path.name)  # fmt: skip
+
+    @classmethod
+    def no_dates(cls, version: str) -> BacktestError:
+        """Return the error of a model that knows no dates."""
+        return cls(
+            f"{version} cannot be backtested: its table has no dates",
+            expected="a column with the role timestamp in its contract",
+            got="none",
+            remedy="give one `role: timestamp` and train again",
+        )
+
+    @classmethod
+    def no_origin(cls, by: str, before: int, after: int, known: int) -> BacktestError:
+        """Return the error of a table without an origin to begin at."""
+        return cls(
+            f"no {by} has enough sales before and in it",
+            expected=f"{before} sales before it and {after} in it",
+            got=f"{known} sales with a date",
+            remedy="take shorter spans with --by, or an earlier --from",
         )

@@ -26,8 +26,9 @@ from tasador.contract.formats import date_text, seconds_of
 from tasador.core import clock
 from tasador.core.hashing import fingerprint
 from tasador.core.ray_engine import check_engine
-from tasador.data.derive_files import with_files_read
+from tasador.data.contract_tables import with_files_read, with_levels_learned
 from tasador.data.errors import HalfLifeError
+from tasador.data.sources import read_stored
 from tasador.registry.model_bundle import load_bundle
 from tasador.reporting.cards import (
     Card,
@@ -59,7 +60,12 @@ from tasador.training.context import (
 from tasador.training.errors import RunSettingsError, WorkspaceError
 from tasador.training.final_model import check_refit
 from tasador.training.register import step as register
-from tasador.training.register.tracking import champion_check, publish, write_model_files
+from tasador.training.register.tracking import (
+    Published,
+    champion_check,
+    publish,
+    write_model_files,
+)
 from tasador.training.step_cache import OnStep, Step, StepCache, StepRunner, StoppedError
 from tasador.training.wandb_trials import check_recording
 
@@ -74,7 +80,7 @@ def _contract(run: RunContext) -> str:
     By which groups figures are compared changes the last step alone.
     """
     plain = run.settings.contract.to_dict()
-    others = ("source", "fairness")
+    others = ("source", "fairness", "translations")
     return fingerprint({key: value for key, value in plain.items() if key not in others})
 
 
@@ -196,6 +202,7 @@ def run_steps(step: StepRunner) -> tuple[Evidence, TrainedModel]:
     table = step(DOWNLOAD)
     # the same bytes from another place give the same keys
     step.key = fingerprint([table.content_hash, table.origin])
+    step.run = _with_levels(step.run, table)
     rows = step(SEGREGATE, table)
     imputation = step(IMPUTE, rows)
     features = step(FEATURES, rows, imputation)
@@ -203,6 +210,16 @@ def run_steps(step: StepRunner) -> tuple[Evidence, TrainedModel]:
     sweep = step(SWEEP, rows, features, search)
     evidence = Evidence(table, rows, features, search, sweep)
     return evidence, step(REGISTER, evidence)
+
+
+def _with_levels(run: RunContext, table: StoredTable) -> RunContext:
+    contract = run.settings.contract
+    if not any(column.learned for column in contract.columns):
+        return run
+    frame = read_stored(run.workspace / "data", table.content_hash)
+    return replace(
+        run, settings=replace(run.settings, contract=with_levels_learned(contract, frame))
+    )
 
 
 _log = logging.getLogger(__name__)
@@ -293,6 +310,8 @@ def sample_valuation(run: RunContext, rows: Rows, model: TrainedModel) -> tuple[
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.10g}"
     return date_text(seconds_of(value)) if isinstance(value, dt.date) else str(value)
 
 
@@ -321,6 +340,7 @@ class TrainOutcome:
         sample: Lines of one sample valuation.
         registered: The registry's version, or None.
         standing: What answers now, and which command comes next.
+        pages: Addresses in MLflow's web app, of the run and of the version, where it is a server.
     """
 
     run_id: str
@@ -331,6 +351,7 @@ class TrainOutcome:
     sample: tuple[str, ...]
     registered: str | None
     standing: AfterRun
+    pages: tuple[str, ...] = ()
 
 
 def train(
@@ -380,26 +401,33 @@ def _train(
     step = StepRunner(run, STEPS, StepCache(workspace / "cache"), on_step)
     model: TrainedModel | None = None
     sample: tuple[str, ...] = ()
-    registered: str | None = None
     champion: tuple[Check, ...] = ()
+    published: Published | None = None
     try:
         with suppress(StoppedError):
             with run.open:
                 evidence, model = run_steps(step)
+            run = step.run
             write_model_files(run, evidence, model)
             if evidence.sweep.trial_runs:
                 save_json(run.run_folder / "trial_runs.json", evidence.sweep.trial_runs)
             sample = sample_valuation(run, evidence.rows, model)
             champion = champion_check(run, evidence, model)
-            registered = publish(run, evidence, model, step.cards)
+        # before it is published: it is attached to the run
+        report = _report(step, sample, champion)
+            step, sample, champion
+        )  # before it is published: it is attached to the run
+        if model is not None:
+            published = publish(run, evidence, model, step.cards)
     except BaseException:
-        _report(step, ())
+        _report(step, sample)
         raise
-    report = _report(step, sample, champion)
+    registered = None if published is None else published.uri
     return TrainOutcome(
         run.run_id, run.run_folder, report, tuple(step.cards),
         None if model is None else model.outcome, sample, registered,
         AfterRun() if registered is None or after is None else after(run, registered),
+        () if published is None else published.pages,
     )  # fmt: skip
 
 

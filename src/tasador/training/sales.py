@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tasador.contract.model import TableContract
 from tasador.core.escape import cell
 from tasador.core.storage import read_bytes, write_text
-from tasador.data.derive_files import with_files_read
+from tasador.data.contract_tables import with_files_read, with_levels_learned
 from tasador.data.readers import read_table
 from tasador.data.sources import load_table
 from tasador.data.table import Part, Splits, Table, ValidatedTable
@@ -381,6 +381,7 @@ def read_validated(
     contract, how = with_files_read(settings.contract, download.search), settings.segregate
     folder = Path(settings.storage.workspace) / "data"
     table = load_configured_table(contract, download, folder, settings.seed)
+    contract = with_levels_learned(contract, table.frame)
     valid = validate_table(
         table, contract, max_refused_share=how.max_refused_share, min_rows=how.min_rows
     )

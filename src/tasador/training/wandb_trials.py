@@ -78,8 +78,7 @@ class TrialRecorder:
                 file.write(json.dumps(asdict(self.runs[-1])) + "\n")
 
     def _summary(self, trial: CandidateResult) -> dict[str, Any]:
-        state = "failed" if trial.error else "given up early" if trial.dropped else "whole"
-        found: dict[str, Any] = {"state": state, "cpu_seconds": trial.seconds}
+        found: dict[str, Any] = {"state": trial.state, "cpu_seconds": trial.seconds}
         if trial.error is None:
             found |= {self._metric: trial.mean(self._metric)}
             found |= {f"{self._metric}_spread": trial.spread(self._metric)}

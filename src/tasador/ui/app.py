@@ -6,19 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
+from streamlit import runtime
 
 from tasador.core.errors import ServingError
 from tasador.ops.api_client import ServiceAwayError, ServiceRefusedError
 from tasador.ui import batch, health, models, value
 from tasador.ui.texts import LANGUAGES, escaped, shown_card
-from tasador.ui.widgets import client, language, model, say
+from tasador.ui.widgets import client, draw_header, language, model, refusal, registered, say
 
 
 def draw_report() -> None:
     """Draw the page."""
-    st.title(say("report.title"))
     found = model()
-    st.caption(escaped(found.version))
+    draw_header(say("report.title"), found)
+    if language() != "en":
+        st.caption(say("report.language"))
     card, run = st.tabs([say("report.card"), say("report.run")])
     with card:
         text = client().text("/api/v1/models/card")
@@ -32,13 +34,28 @@ def draw_report() -> None:
         try:
             page = client().text("/api/v1/models/report")
         except ServiceRefusedError as error:
-            st.info(escaped(error.said), icon=":material/info:")
+            st.info(escaped(refusal(error)), icon=":material/info:")
             return
-        st.download_button(
-            say("report.download"), page, f"{found.version}.html", "text/html",
-            icon=":material/download:",
-        )  # fmt: skip
-        st.iframe(page, height=900, alt=say("report.run"))
+        known = registered(client().url, found.version)
+        if known is not None and known["run"]:
+            st.caption(say("report.of", run=escaped(known["run"])))
+        with st.container(horizontal=True):
+            st.link_button(say("report.open"), tab_address(page), icon=":material/open_in_new:")
+            st.download_button(
+                say("report.download"), page, f"{found.version}.html", "text/html",
+                icon=":material/download:",
+            )  # fmt: skip
+        st.iframe(page, height="content", alt=say("report.run"))
+
+
+def tab_address(page: str) -> str:
+    """Return an address under which this app serves a page of HTML to this session.
+
+    The service's own address will not do: a browser may not reach it, and it may want a key.
+    """
+    files = runtime.get_instance().media_file_mgr
+    base = str(st.get_option("server.baseUrlPath")).strip("/")
+    return (f"/{base}" if base else "") + files.add(page.encode(), "text/html", "run report")
 
 
 def guarded(draw: Callable[[], None]) -> None:
@@ -52,16 +69,14 @@ def guarded(draw: Callable[[], None]) -> None:
 def show(error: ServingError) -> None:
     """Show why there is nothing to show."""
     if isinstance(error, ServiceAwayError):
-        st.error(say("away.title", url=escaped(client().url)), icon=":material/cloud_off:")
-        st.markdown(say("away.help"))
-        st.code(f"tasador serve\ntasador ui --api {client().url}", language="sh")
-        with st.expander(say("details")):
-            st.code(error.got or str(error), language=None)
+        st.error(say("away.title"), icon=":material/cloud_off:")
+        st.markdown(say("away.help", url=escaped(client().url)))
+        st.code("tasador serve\ntasador ui --api http://...", language="sh")
     elif isinstance(error, ServiceRefusedError) and error.status in (401, 403):
         st.warning(say("key.title"), icon=":material/key:")
         st.markdown(say("key.help"))
     elif isinstance(error, ServiceRefusedError) and error.word != "model_not_ready":
-        st.error(escaped(error.said or str(error)), icon=":material/error:")
+        st.error(escaped(refusal(error)), icon=":material/error:")
     else:
         st.info(say("not_ready.title"), icon=":material/hourglass_top:")
         st.markdown(say("not_ready.help"))
@@ -77,16 +92,26 @@ _STYLE = """<style>
   h1 {font-size: 1.7rem !important;}
 }
 </style>"""
+#: Streamlit's own words, which it has in English only.
+_WORDS = """<style>
+[data-testid=stFileUploaderDropzone] button p, [data-testid=InputInstructions] {font-size: 0;}
+[data-testid=stFileUploaderDropzone] button p::after {content: "%s"; font-size: 1rem;}
+[data-testid=stFileUploaderDropzoneInstructions] {visibility: hidden;}
+</style>"""
 
 
 def main() -> None:
     """Draw the page that was chosen."""
+    icon, wordmark = (Path(__file__).with_name(f"{name}.svg") for name in ("icon", "wordmark"))
     st.set_page_config(
-        page_title="tasador", page_icon=Path(__file__).with_name("icon.svg"), layout="wide",
+        page_title="tasador", page_icon=icon, layout="wide",
         menu_items={"Get help": None, "Report a bug": None, "About": None},
     )  # fmt: skip
+    st.logo(wordmark, size="large", icon_image=wordmark)
     language()
     st.html(_STYLE)
+    if language() != "en":
+        st.html(_WORDS % say("upload"))
 
     pages = [
         st.Page(_value, title=say("page.value"), icon=":material/home_work:", default=True,

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
+import polars as pl
 import streamlit as st
 
+from tasador.contract.model import TableContract
+from tasador.core.errors import TasadorError
 from tasador.core.escape import cell
-from tasador.core.languages import amount, number
+from tasador.core.languages import number
+from tasador.data.readers import parse_table
 from tasador.ops.api_client import ScoredRow, ServiceRefusedError
-from tasador.ui.texts import escaped, label, rounded
+from tasador.reporting.appraisal import texts as reports
+from tasador.ui import widgets
+from tasador.ui.texts import escaped, label, money, step_of_size
 from tasador.ui.widgets import Model, client, hint, language, model, say
 
-_SHOWN = 1000
+_SHOWN, _SHOWN_ERRORS = 1000, 100
 _DONE = "batch done"
 _KINDS = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
 
 
 def draw() -> None:
     """Draw the page."""
-    st.title(say("batch.title"))
     found = model()
+    widgets.draw_header(say("batch.title"), found)
     st.markdown(say("batch.help"))
     with st.expander(say("batch.columns")):
-        st.dataframe(_columns(found), hide_index=True)
+        st.table(_columns(found), hide_index=True)
         st.download_button(
             say("batch.template"), template(found), "template.csv", "text/csv",
             icon=":material/download:",
@@ -34,22 +41,23 @@ def draw() -> None:
     file = st.file_uploader(say("batch.file"), type=list(_KINDS), key="batch file")
     if file is None:
         st.session_state.pop(_DONE, None)
+        st.info(say("batch.none"), icon=":material/upload_file:")
         return
     asked = st.button(say("batch.ask"), type="primary", icon=":material/play_arrow:")
     if asked:
         _score(file, file.name, _lines(file))
     done = st.session_state.get(_DONE)
     if done is not None and done["file"] == file.file_id:
-        _draw_done(found, done["rows"], file.name)
+        _draw_done(found, done["rows"], _inputs(found, file, len(done["rows"])), file.name)
 
 
 def _columns(found: Model) -> list[dict[str, Any]]:
     return [
         {
-            say("batch.column"): column.name,
-            say("batch.kind"): column.kind,
-            say("batch.unit"): column.unit or "",
-            say("batch.meaning"): hint(column),
+            say("batch.column"): escaped(column.name),
+            say("batch.kind"): say(f"kind.{column.kind}"),
+            say("batch.unit"): escaped(column.unit or ""),
+            say("batch.meaning"): escaped(hint(column)),
         }
         for column in found.contract.fields
     ]
@@ -89,65 +97,137 @@ def _score(file: Any, name: str, total: int) -> None:
         st.session_state.pop(_DONE, None)
         st.error(escaped(error.said), icon=":material/error:")
         if error.faults:
-            faults = [{say("batch.place"): " ".join(map(str, one["loc"])),
-                       say("batch.error"): one["msg"], say("batch.todo"): one.get("remedy", "")}
+            faults = [{say("batch.place"): escaped(" ".join(map(str, one["loc"]))),
+                       say("batch.error"): escaped(str(one["msg"])),
+                       say("batch.todo"): escaped(str(one.get("remedy", "")))}
                       for one in error.faults]  # fmt: skip
-            st.dataframe(faults, hide_index=True)
+            st.table(faults, hide_index=True)
         return
     bar.empty()
     st.session_state[_DONE] = {"file": file.file_id, "rows": rows}
 
 
-def _draw_done(found: Model, rows: Sequence[ScoredRow], name: str) -> None:
-    lang, unit = language(), found.contract.target.unit
+def _inputs(found: Model, file: Any, rows: int) -> pl.DataFrame | None:
+    """Return the uploaded rows as texts and numbers; None where they are not those valued."""
+    try:
+        frame = parse_table(file.getvalue(), file.name, known=found.contract.readable_names)
+    except TasadorError:  # a broken line, which the service lists as an error of its row
+        return None
+    return frame if frame.height == rows else None
+
+
+def _draw_done(
+    found: Model, rows: Sequence[ScoredRow], inputs: pl.DataFrame | None, name: str
+) -> None:
+    lang, target = language(), found.contract.target
     valued = [row.prediction for row in rows if row.prediction is not None]
     bad = [row for row in rows if row.error]
     first, second, third = st.columns(3)
     first.metric(say("batch.valued"), number(len(valued), 0, lang))
     second.metric(say("batch.bad"), number(len(bad), 0, lang))
     middle = sorted(valued)[len(valued) // 2] if valued else None
-    third.metric(say("batch.median"), amount(middle, unit, lang))
+    third.metric(say("batch.median"), money(middle, target.unit, lang))
+    if not rows:
+        st.info(say("batch.empty"), icon=":material/info:")
+        return
     st.download_button(
-        say("batch.download"), to_csv(rows), f"values-{name.rsplit('.', 1)[0]}.csv", "text/csv",
-        type="primary", icon=":material/download:",
+        say("batch.download"), to_csv(rows, inputs), f"values-{name.rsplit('.', 1)[0]}.csv",
+        "text/csv", type="primary", icon=":material/download:",
     )  # fmt: skip
+    if inputs is None:
+        st.caption(say("batch.no_inputs"))
     if bad:
         st.subheader(say("batch.errors"))
-        st.dataframe(
-            [{say("batch.row"): row.row, say("batch.error"): row.error} for row in bad[:_SHOWN]],
+        _draw_first(len(bad), _SHOWN_ERRORS)
+        st.table(
+            [{say("batch.row"): number(row.row, 0, lang),
+              say("batch.error"): escaped(error_text(found.contract, row.error))}
+             for row in bad[:_SHOWN_ERRORS]],
             hide_index=True,
-        )
+        )  # fmt: skip
+    if not valued:
+        st.info(say("batch.none_valued"), icon=":material/info:")
+        return
     st.subheader(say("batch.values"))
-    if len(rows) > _SHOWN:
-        st.caption(say("batch.first", count=number(_SHOWN, 0, lang)))
-    st.dataframe(
+    if len(valued) > 1:
+        figure = widgets.histogram(valued, target.unit, label(target.prediction_name))
+        st.plotly_chart(figure, key="histogram", config=widgets.CONFIG)
+    _draw_first(len(rows) - len(bad), _SHOWN)
+    _draw_values(found, [row for row in rows if not row.error][:_SHOWN], max(valued))
+
+
+def _draw_first(count: int, most: int) -> None:
+    if count > most:
+        st.caption(say("batch.first", count=number(most, 0, language())))
+
+
+def _draw_values(found: Model, rows: Sequence[ScoredRow], largest: float) -> None:
+    lang, step = language(), step_of_size(largest) / 10
+    unit = f" ({found.contract.target.unit})" if found.contract.target.unit else ""
+    warnings = [
+        "; ".join(reports.warning(one, lang) for one in row.warnings.split("; ") if one)
+        or row.no_value or ""
+        for row in rows
+    ]  # fmt: skip
+    widgets.draw_table(
         [
-            {
-                say("batch.row"): row.row,
-                label(found.contract.target.prediction_name): rounded(row.prediction),
-                say("batch.lower"): rounded(row.lower),
-                say("batch.upper"): rounded(row.upper),
-                say("batch.warnings"): row.warnings,
-            }
-            for row in rows[:_SHOWN] if not row.error
-        ],
-        hide_index=True,
-        column_config={
-            name: st.column_config.NumberColumn(format="localized")
-            for name in (label(found.contract.target.prediction_name), say("batch.lower"),
-                         say("batch.upper"))
-        },
+            widgets.Shown(say("batch.row"), [row.row for row in rows], 0),
+            widgets.Shown(
+                label(found.contract.target.prediction_name) + unit,
+                [row.prediction for row in rows], step=step,
+            ),
+            widgets.Shown(say("batch.lower") + unit, [row.lower for row in rows], step=step),
+            widgets.Shown(say("batch.upper") + unit, [row.upper for row in rows], step=step),
+            *(
+                [widgets.Shown(say("batch.class"), [row.confidence_class for row in rows])]
+                if any(row.confidence_class for row in rows) else []
+            ),
+            widgets.Shown(say("batch.warnings"), warnings),
+        ]
     )  # fmt: skip
 
 
-def to_csv(rows: Sequence[ScoredRow]) -> str:
-    """Return all rows as CSV for people, as ``/api/v1/score`` has them; no text is a formula."""
+_DECIMAL_COMMA = re.compile(r"got '(-?\d+,\d+)'")
+_FAULT = re.compile(r"(?P<name>.+?): expected .*?, got (?P<got>.*)")
+
+
+def error_text(contract: TableContract, said: str) -> str:
+    """Return what is wrong with a row in words, field by field; as it was said where not known."""
+    columns: Mapping[str, Any] = {column.name: column for column in contract.columns}
+    parts = []
+    for part in said.split("; "):
+        found = _FAULT.fullmatch(part)
+        column = columns.get(found["name"]) if found else None
+        if found is None or column is None:
+            parts.append(part)
+            continue
+        expected = widgets.fault_text(column, part.partition(": ")[2])
+        got = say("batch.got", got=found["got"])
+        parts.append(f"{label(column.name)}: {expected[:1].lower()}{expected[1:]} {got}")
+    comma = _DECIMAL_COMMA.search(said)
+    if comma is not None:
+        parts.append(say("batch.comma", given=comma[1], point=comma[1].replace(",", ".")))
+    return " ".join(parts)
+
+
+def to_csv(rows: Sequence[ScoredRow], inputs: pl.DataFrame | None) -> str:
+    """Return all rows as CSV for people: what was sent, then what ``/api/v1/score`` has.
+
+    No text is a formula. An input whose name is one of the answer's gets `` (input)`` behind it.
+
+    Args:
+        rows: As they were answered.
+        inputs: As they were sent, in the same order; None leaves them out.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = ("row", "prediction", "lower", "upper", "warnings", "error", "prediction_id", "fsd",
+    names = ("prediction", "lower", "upper", "warnings", "error", "prediction_id", "fsd",
              "confidence_class", "no_value")  # fmt: skip
-    writer.writerow(names)
-    for row in rows:
-        values = [getattr(row, name) for name in names]
+    own = [] if inputs is None else inputs.columns
+    taken = {"row", *names}
+    writer.writerow(["row", *(cell(f"{n} (input)" if n in taken else n) for n in own), *names])
+    sent = [()] * len(rows) if inputs is None else inputs.iter_rows()
+    for row, given in zip(rows, sent, strict=True):
+        values = [row.row, *given, *(getattr(row, name) for name in names)]
         writer.writerow(["" if value is None else cell(value) for value in values])
     return out.getvalue()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
+import math
 import re
 
 from tasador.core import escape
-from tasador.core.languages import Language, digits_of, number, text_of
+from tasador.core.languages import Language, number, text_of
 
 #: Languages by their code, as they call themselves.
 LANGUAGES: dict[str, str] = {"en": "English", "es": "Español"}
@@ -20,17 +20,19 @@ def text(key: str, language: Language, **values: object) -> str:
 #: Key: English, Spanish.
 TEXTS: dict[str, tuple[str, str]] = {
     "language": ("Language", "Idioma"),
-    "details": ("Details", "Detalles"),
+    "upload": ("Choose a file", "Elegir un archivo"),
     "again": ("Try again", "Intentar de nuevo"),
     "page.value": ("Value", "Valorar"),
     "page.batch": ("Batch", "Por lotes"),
     "page.health": ("Health", "Salud"),
     "page.models": ("Models", "Modelos"),
     "page.report": ("Report", "Informe"),
-    "away.title": ("The service at {url} does not answer", "El servicio en {url} no responde"),
+    "away.title": ("The service does not answer", "El servicio no responde"),
     "away.help": (
-        "Start it, or name its address when you start this app:",
-        "Arránquelo, o indique su dirección al iniciar esta aplicación:",
+        "Start it with the first command, then try again. If it runs elsewhere than at {url}, "
+        "start this app with its address:",
+        "Arránquelo con la primera orden e inténtelo de nuevo. Si no está en {url}, arranque esta "
+        "aplicación con su dirección:",
     ),
     "key.title": ("The service wants an API key", "El servicio pide una clave de API"),
     "key.help": (
@@ -48,35 +50,56 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     # --- forms
     "field.as_of": ("Value as of ({column})", "Valorar a fecha de ({column})"),
-    "field.between": ("From {low} to {high}", "De {low} a {high}"),
+    "field.between": ("Between {low} and {high}", "Entre {low} y {high}"),
     "field.least": ("At least {low}", "Al menos {low}"),
     "field.most": ("At most {high}", "Como máximo {high}"),
     "field.optional": ("May be left empty", "Puede quedar vacío"),
+    "fault.between": ("Must be between {low} and {high}.", "Debe estar entre {low} y {high}."),
+    "fault.least": ("Must be at least {low}.", "Debe ser al menos {low}."),
+    "fault.most": ("Must be at most {high}.", "Debe ser como máximo {high}."),
+    "fault.whole_between": (
+        "Must be a whole number between {low} and {high}.",
+        "Debe ser un número entero entre {low} y {high}.",
+    ),
+    "fault.whole_least": (
+        "Must be a whole number of at least {low}.", "Debe ser un número entero, al menos {low}.",
+    ),
+    "fault.whole_most": (
+        "Must be a whole number of at most {high}.",
+        "Debe ser un número entero, como máximo {high}.",
+    ),
+    "fault.category": ("Must be one of: {known}.", "Debe ser uno de estos: {known}."),
+    # --- the model that answers
+    "model.version": ("Version {number}", "Versión {number}"),
+    "model.release": ("Release {release}", "Edición {release}"),
+    "alias.champion": ("champion", "campeón"),
+    "alias.challenger": ("challenger", "aspirante"),
+    "alias.staging": ("staging", "en pruebas"),
     # --- value
     "value.title": ("What is it worth?", "¿Cuánto vale?"),
-    "value.ask": ("Value it", "Valorar"),
-    "value.asking": ("Valuing…", "Valorando…"),
     "value.refused": (
-        "Nothing was valued: {count} of the values cannot be right. See the fields above.",
-        "No se valoró nada: {count} de los valores no pueden ser correctos. Vea los campos.",
+        "No value for these inputs. Fields to correct: {count}.",
+        "Sin valor para estos datos. Campos por corregir: {count}.",
+    ),
+    "value.last": (
+        "Before the last change: {value}", "Antes del último cambio: {value}",
     ),
     "value.estimate": ("Estimate: {target}", "Estimación: {target}"),
+    "value.exact": ("Not rounded", "Sin redondear"),
     "value.interval": (
-        "**{share} %** of such intervals hold the real value: **{low}** to **{high}**",
-        "El **{share} %** de estos intervalos contiene el valor real: de **{low}** a **{high}**",
+        "{share} prediction interval: **{low} – {high}**",
+        "Intervalo de predicción del {share}: **{low} – {high}**",
     ),
     "value.confidence": (
-        "Confidence **{confidence}**, class **{grade}**: 68 % of such errors are within {fsd} %",
-        "Confianza **{confidence}**, clase **{grade}**: el 68 % de esos errores no pasa de {fsd} %",
+        "Confidence class **{grade}** ({words}): two thirds of such errors are within {fsd}",
+        "Confianza de clase **{grade}** ({words}): dos tercios de esos errores no pasan del {fsd}",
     ),
-    "value.support": ("{count} comparables within reach", "{count} comparables al alcance"),
     "value.why": ("Where the estimate comes from", "De dónde sale la estimación"),
     "value.comparables": ("Comparables", "Comparables"),
     "value.comparables_help": (
         "The {count} nearest rows that the model was trained on, with their real values.",
         "Las {count} filas más cercanas con las que se entrenó el modelo, con su valor real.",
     ),
-    "value.near": ("Comparables on the map", "Comparables en el mapa"),
     "value.label": ("Name", "Nombre"),
     "value.id": ("Identifier", "Identificador"),
     "value.date": ("Sold", "Vendido"),
@@ -97,17 +120,17 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Cada cuadro: filas de entrenamiento, con el color de su valor mediano. Toque uno para "
         "situarse ahí.",
     ),
-    "waterfall.start": ("Typical value", "Valor típico"),
-    "waterfall.end": ("Estimate", "Estimación"),
-    "waterfall.help": (
-        "Exact parts (TreeSHAP), grouped by where the information comes from and applied one "
-        "after the other.",
-        "Partes exactas (TreeSHAP), agrupadas por el origen de la información y aplicadas una "
-        "tras otra.",
+    "waterfall.total": ("Together", "En total"),
+    "waterfall.axis": (
+        "Against the typical value, {typical}", "Respecto al valor típico, {typical}",
     ),
-    "part.comparables": ("Comparables nearby", "Comparables cercanos"),
-    "part.area": ("Area", "Zona"),
-    "part.others": ("Everything else", "Todo lo demás"),
+    "waterfall.help": (
+        "What each group of columns adds to the typical value or takes from it; together they give "
+        "the estimate (TreeSHAP).",
+        "Lo que cada grupo de columnas suma al valor típico o le resta; juntos dan la estimación "
+        "(TreeSHAP).",
+    ),
+    "group.others": ("Everything else", "Todo lo demás"),
     # --- batch
     "batch.title": ("A file of rows", "Un archivo de filas"),
     "batch.help": (
@@ -124,6 +147,34 @@ TEXTS: dict[str, tuple[str, str]] = {
     "batch.meaning": ("Meaning", "Significado"),
     "batch.file": ("File", "Archivo"),
     "batch.ask": ("Value all rows", "Valorar todas las filas"),
+    "batch.none": (
+        "No file yet: choose one above. The template shows what it looks like.",
+        "Todavía no hay archivo: elija uno arriba. La plantilla muestra cómo es.",
+    ),
+    "batch.empty": ("The file has no rows.", "El archivo no tiene filas."),
+    "batch.none_valued": (
+        "No row could be valued: see the errors above.",
+        "No se pudo valorar ninguna fila: vea los errores.",
+    ),
+    "batch.no_inputs": (
+        "The download has no input columns: some lines of the file cannot be read. Rows are "
+        "numbered as in the file.",
+        "La descarga no lleva las columnas de entrada: hay líneas del archivo que no se pueden "
+        "leer. Las filas van numeradas como en el archivo.",
+    ),
+    "batch.rows": ("Rows", "Filas"),
+    "batch.class": ("Confidence", "Confianza"),
+    "batch.got": ("Got {got}.", "Se recibió {got}."),
+    "batch.comma": (
+        "Write numbers with a decimal point: {point}, not {given}.",
+        "Escriba los números con punto decimal: {point}, no {given}.",
+    ),
+    "kind.number": ("number", "número"),
+    "kind.integer": ("whole number", "número entero"),
+    "kind.category": ("category", "categoría"),
+    "kind.datetime": ("date", "fecha"),
+    "kind.text": ("text", "texto"),
+    "kind.identifier": ("identifier", "identificador"),
     "batch.sending": ("Sending…", "Enviando…"),
     "batch.progress": ("{done} rows done", "{done} filas hechas"),
     "batch.valued": ("Valued", "Valoradas"),
@@ -152,21 +203,46 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Todavía no se ha juzgado nada. El vigilante juzga lo que registra el servicio:",
     ),
     "verdict.ok": (
-        "The model is as it was: nothing stands out from {since} to {until} UTC.",
-        "El modelo sigue igual: nada llama la atención de {since} a {until} UTC.",
+        "Nothing stands out {period}: inputs and errors are as usual.",
+        "Nada llama la atención {period}: datos y errores son los habituales.",
     ),
     "verdict.cannot_tell": (
-        "Cannot tell: too little is known from {since} to {until} UTC.",
-        "No se puede decir: se sabe demasiado poco de {since} a {until} UTC.",
+        "Too few rows {period} to tell whether anything changed.",
+        "Muy pocas filas {period} para saber si algo cambió.",
     ),
-    "verdict.warn": (
-        "Something changed from {since} to {until} UTC: keep an eye on it.",
-        "Algo cambió de {since} a {until} UTC: conviene vigilarlo.",
+    "verdict.errors_warn": (
+        "The model may be less accurate {period}: outcomes give a first sign.",
+        "Puede que el modelo acierte menos {period}: los resultados dan un primer indicio.",
     ),
-    "verdict.alert": (
-        "The model is no longer right, evaluated from {since} to {until} UTC.",
-        "El modelo ya no acierta, a juzgar de {since} a {until} UTC.",
+    "verdict.errors_alert": (
+        "The model is less accurate {period}: outcomes say so.",
+        "El modelo acierta menos {period}: lo dicen los resultados.",
     ),
+    "verdict.inputs": (
+        "The inputs changed {period}. {errors}", "Los datos de entrada cambiaron {period}. {errors}"
+    ),
+    "verdict.service": (
+        "The service's answers stand out {period}: see below.",
+        "Las respuestas del servicio llaman la atención {period}: vea abajo.",
+    ),
+    "verdict.errors_usual": (
+        "The model's errors are as usual in the {count} outcomes known.",
+        "Los errores del modelo son los habituales en los {count} resultados conocidos.",
+    ),
+    "verdict.errors_estimated": (
+        "Errors are expected to be larger for such rows; no outcome confirms it yet.",
+        "En filas así se esperan errores mayores; ningún resultado lo confirma aún.",
+    ),
+    "verdict.errors_unknown": (
+        "Whether the model is less accurate is not known: too few outcomes.",
+        "No se sabe si el modelo acierta menos: hay muy pocos resultados.",
+    ),
+    "verdict.inputs_too": ("The inputs changed too.", "También cambiaron los datos de entrada."),
+    "period.last": ("in the last {length}", "en los últimos {length}"),
+    "period.between": ("from {since} to {until} UTC", "del {since} al {until} UTC"),
+    "period.minutes": ("{count} minutes", "{count} minutos"),
+    "period.hours": ("{count} hours", "{count} horas"),
+    "period.days": ("{count} days", "{count} días"),
     "level.ok": ("ok", "bien"),
     "level.cannot_tell": ("cannot tell", "no se sabe"),
     "level.warn": ("warning", "aviso"),
@@ -175,6 +251,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "health.outcomes": ("Outcomes known", "Resultados conocidos"),
     "health.firing": ("Alerts firing", "Alertas activas"),
     "health.breach": ("Limit: {value}.", "Límite: {value}."),
+    "health.against": ("{points} points against usual {usual}", "{points} puntos sobre {usual}"),
     "health.level": ("Level", "Nivel"),
     "health.nobody": (
         "Alerts reach nobody. Start the watcher with `TASADOR_ALERTS__SLACK_URL`, "
@@ -214,10 +291,29 @@ TEXTS: dict[str, tuple[str, str]] = {
     "health.alerts": ("Alerts", "Alertas"),
     "health.measured": ("measured", "medido"),
     "health.guessed": ("estimated", "estimado"),
+    "health.usual": ("usual", "habitual"),
     "health.timeline_help": (
-        "Bars: rows of each window; grey for cannot tell, green, amber, red by verdict.",
-        "Barras: filas de cada ventana; gris si no se sabe, verde, ámbar o rojo según el juicio.",
+        "One point for each evaluation, in the colour of its result.",
+        "Un punto por evaluación, con el color de su resultado.",
     ),
+    "check.quality": ("Quality", "Calidad"),
+    "check.drift": ("Drift", "Deriva"),
+    "check.input": ("Input", "Entrada"),
+    "check.refused": ("Refused", "Rechazos"),
+    "check.together": ("All columns together", "Todas las columnas juntas"),
+    "check.performance": ("Accuracy", "Acierto"),
+    "check.estimate": ("Estimated accuracy", "Acierto estimado"),
+    "check.concept": ("Errors", "Errores"),
+    "check.label": ("Actual values", "Valores reales"),
+    "check.prediction": ("Estimates", "Estimaciones"),
+    "check.latency": ("Latency", "Latencia"),
+    "check.failures": ("Failed requests", "Peticiones fallidas"),
+    "check.answers": ("Answers", "Respuestas"),
+    "subject.(error)": ("Error of the estimate", "Error de la estimación"),
+    "subject.(prediction)": ("Estimate", "Estimación"),
+    "subject.(target)": ("Actual value", "Valor real"),
+    "subject.(unknown)": ("Unknown", "Desconocido"),
+    "subject.coverage": ("In their interval", "Dentro del intervalo"),
     "health.limit": ("What chance alone gives at most", "Lo máximo que da el azar"),
     "health.drift_help": (
         "Population stability index of each column. The mark is what chance passes only rarely "
@@ -230,6 +326,9 @@ TEXTS: dict[str, tuple[str, str]] = {
     "health.training": ("Training", "Entrenamiento"),
     "health.window": ("Window", "Ventana"),
     "health.share": ("Share of rows (%)", "Porcentaje de filas"),
+    "health.error_bins": (
+        "Actual value above or below the estimate", "Valor real por encima o debajo de lo estimado"
+    ),
     "health.segment": ("Segment", "Segmento"),
     "health.within": ("Within 10 %", "Dentro del 10 %"),
     "health.ratio": ("Estimate / actual", "Estimado / real"),
@@ -240,30 +339,47 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "health.no_latency": ("Nothing was measured yet.", "Todavía no se ha medido nada."),
     "health.no_alerts": ("No alert was ever raised.", "Nunca hubo una alerta."),
-    "health.alerts_help": (
-        "`tasador alerts ack` and `tasador alerts silence` answer them.",
-        "Se atienden con `tasador alerts ack` y `tasador alerts silence`.",
+    "health.over": ("Alerts that are over: {count}", "Alertas pasadas: {count}"),
+    "alert.since": ("since {time} UTC", "desde el {time} UTC"),
+    "alert.seen": ("seen by {who}", "vista por {who}"),
+    "alert.silent": ("silent until {time} UTC", "en silencio hasta el {time} UTC"),
+    "alert.acknowledge": ("Acknowledge", "Atender"),
+    "alert.silence": ("Silence", "Silenciar"),
+    "alert.acknowledge_help": (
+        "Its reminders stop until it fires again. Your name and reason go into the history.",
+        "No habrá más recordatorios hasta que vuelva a activarse. Su nombre y motivo quedan en la "
+        "historia.",
     ),
-    "alert.state": ("State", "Estado"),
-    "alert.severity": ("Severity", "Gravedad"),
-    "alert.about": ("About", "Sobre"),
-    "alert.since": ("Since (UTC)", "Desde (UTC)"),
-    "alert.reason": ("Reason", "Motivo"),
-    "alert.seen": ("Acknowledged by", "Atendida por"),
-    "alert.silent": ("Silent until", "Silenciada hasta"),
+    "alert.silence_help": (
+        "Nothing is sent about it for this time; it goes on being watched. Your name and reason go "
+        "into the history.",
+        "No se envía nada sobre ella durante este tiempo; se sigue vigilando. Su nombre y motivo "
+        "quedan en la historia.",
+    ),
+    "alert.who": ("Your name", "Su nombre"),
+    "alert.hours": ("Hours", "Horas"),
+    "alert.done_acknowledge": ("Acknowledged: {about}", "Atendida: {about}"),
+    "alert.done_silence": ("Silenced: {about}", "Silenciada: {about}"),
+    "alert.incomplete": (
+        "Enter your name, a reason and an admin key.",
+        "Indique su nombre, un motivo y una clave de administración.",
+    ),
+    "severity.page": ("urgent", "urgente"),
+    "severity.ticket": ("not urgent", "no urgente"),
+    "severity.info": ("for information", "informativa"),
     "state.firing": ("firing", "activa"),
     "state.pending": ("pending", "pendiente"),
     "state.ok": ("over", "pasada"),
     # --- models
     "models.title": ("Models", "Modelos"),
-    "models.answers": ("Answers now", "Responde ahora"),
-    "models.source": ("Comes from", "Viene de"),
     "models.origin": ("Trained on", "Entrenado con"),
     "origin.real": ("real rows", "filas reales"),
     "origin.synthetic": ("generated rows", "filas generadas"),
     "models.synthetic": (
-        "This model was trained on generated rows: its figures say nothing about the world.",
-        "Este modelo se entrenó con filas generadas: sus cifras no dicen nada del mundo.",
+        "**Synthetic data.** This model was trained on generated rows: its figures say nothing "
+        "about real values.",
+        "**Datos sintéticos.** Este modelo se entrenó con filas generadas: sus cifras no dicen "
+        "nada de valores reales.",
     ),
     "models.no_registry": (
         "There is no registry to list versions from.",
@@ -274,24 +390,41 @@ TEXTS: dict[str, tuple[str, str]] = {
     "models.history": ("History", "Historia"),
     "models.change": ("Change", "Cambiar"),
     "models.board_help": (
-        "Best first, by the MAPE of each version's own held-out test set. ● answers now.",
-        "Primero el mejor, por el MAPE de la parte de prueba de cada versión. ● responde ahora.",
+        "Newest first. Figures of each version's own held-out test rows; ● answers now.",
+        "Primero la más nueva. Cifras con las filas de prueba de cada versión; ● responde ahora.",
     ),
+    "models.metric": ("Figure", "Cifra"),
+    "models.over": (
+        "{metric} by version, with its 95% interval.",
+        "{metric} por versión, con su intervalo del 95 %.",
+    ),
+    "models.by_segment": ("MAPE by segment", "MAPE por segmento"),
+    "metric.within_10": ("Within 10 %", "Dentro del 10 %"),
+    "metric.median_ape": ("Median APE", "APE mediano"),
     "models.version": ("Version", "Versión"),
     "models.release": ("Release", "Edición"),
     "models.place": ("Place", "Puesto"),
     "models.status": ("Status", "Estado"),
-    "models.created": ("Registered (UTC)", "Registrada (UTC)"),
+    "models.created": ("Registered", "Registrada"),
     "models.bundle": ("Bundle", "Paquete"),
     "models.run": ("Run", "Ejecución"),
     "models.no_gates": (
         "No version was held against the gates yet: promoting one does it.",
         "Ninguna versión pasó aún los controles: se hace al promoverla.",
     ),
-    "models.gate_results": ("Gate results", "Juicio"),
-    "models.gate": ("Gate", "Control"),
+    "models.gate_results": ("Evaluation", "Evaluación"),
     "models.result": ("Result", "Resultado"),
-    "models.numbers": ("Numbers", "Cifras"),
+    "models.gates_pass": ("{passed} of {all} gates pass.", "Pasa {passed} de {all} controles."),
+    "models.gates_axis": (
+        "Loss / margin", "Pérdida / margen"
+    ),
+    "models.gates_margin": ("margin", "margen"),
+    "models.gates_help": (
+        "A dot left of 0 is better than the champion. The bar ends at the 95% bound: the gate "
+        "passes where it ends left of the margin, or the figure itself is accepted.",
+        "Un punto a la izquierda de 0 es mejor que el campeón. La barra acaba en la cota del 95 %: "
+        "el control pasa si acaba a la izquierda del margen, o si la cifra ya se acepta.",
+    ),
     "gate.pass": ("passes", "pasa"),
     "gate.fail": ("fails", "no pasa"),
     "gate.cannot_tell": ("cannot tell", "no se sabe"),
@@ -302,10 +435,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "models.champion": ("Champion", "Campeón"),
     "models.reason": ("Reason", "Motivo"),
     "models.change_help": (
-        "For holders of an admin key. It is sent with this one request and kept nowhere. What is "
-        "done is in the history.",
-        "Para quien tiene una clave de administración. Se envía con esta única petición y no se "
-        "guarda. Lo hecho queda en la historia.",
+        "For holders of an admin key. It is sent with this request only. What is done is in the "
+        "history.",
+        "Para quien tiene una clave de administración. Se envía solo con esta petición. Lo hecho "
+        "queda en la historia.",
     ),
     "models.follows": (
         "The service follows the alias “{alias}”: a new champion does not answer before that "
@@ -326,6 +459,68 @@ TEXTS: dict[str, tuple[str, str]] = {
     "models.key": ("Admin key", "Clave de administración"),
     "models.no_key": ("Enter an admin key.", "Introduzca una clave de administración."),
     "models.working": ("Holding it against the gates…", "Pasando los controles…"),
+    "models.review": ("Review…", "Revisar…"),
+    "models.cancel": ("Cancel", "Cancelar"),
+    "models.will": ("What will happen", "Qué va a pasar"),
+    "models.will_gates": (
+        "Version {version} is held against the gates. If one refuses, nothing changes.",
+        "La versión {version} pasa los controles. Si uno la rechaza, nada cambia.",
+    ),
+    "models.will_force": (
+        "Version {version} gets the place even if a gate refuses it.",
+        "La versión {version} ocupa el puesto aunque un control la rechace.",
+    ),
+    "models.will_answer": (
+        "Version {version} answers from then on: here at once, in other processes within half a "
+        "minute.",
+        "La versión {version} responde desde ese momento: aquí enseguida, en otros procesos en "
+        "medio minuto.",
+    ),
+    "models.will_not_answer": (
+        "Version {champion} goes on answering; version {version} gets the place “{place}”.",
+        "La versión {champion} sigue respondiendo; la versión {version} ocupa el puesto «{place}».",
+    ),
+    "models.will_answer_previous": (
+        "The previous champion answers from then on: here at once, in other processes within half "
+        "a minute.",
+        "El campeón anterior responde desde ese momento: aquí enseguida, en otros procesos en "
+        "medio minuto.",
+    ),
+    "models.will_retire": (
+        "Version {champion}, the champion until now, is kept as a retired version.",
+        "La versión {champion}, campeona hasta ahora, se conserva como versión retirada.",
+    ),
+    "models.will_mark": (
+        "Version {champion}, the champion until now, is marked as rolled back and can be promoted "
+        "again only although it is.",
+        "La versión {champion}, campeona hasta ahora, queda como revertida y solo se puede "
+        "promover de nuevo a pesar de ello.",
+    ),
+    "models.will_return": (
+        "To go back: “Roll back” on this page, to version {champion}.",
+        "Para volver atrás: «Revertir» en esta página, a la versión {champion}.",
+    ),
+    "models.will_promote": (
+        "To go back: promote another version on this page.",
+        "Para volver atrás: promueva otra versión en esta página.",
+    ),
+    "models.same": (
+        "Version {version} has this place already: nothing changes.",
+        "La versión {version} ya ocupa ese puesto: nada cambia.",
+    ),
+    "models.refused": (
+        "Version {version} was not promoted: these gates do not pass.",
+        "La versión {version} no se promovió: estos controles no pasan.",
+    ),
+    "models.refused_help": (
+        "Train a better version, or tick “{force}” and say why.",
+        "Entrene una versión mejor, o marque «{force}» y diga por qué.",
+    ),
+    "models.no_version": ("Choose a version.", "Elija una versión."),
+    "models.no_reason": (
+        "Say why: promoting although a gate refuses needs a reason.",
+        "Diga por qué: promover aunque un control la rechace pide un motivo.",
+    ),
     "models.done_promote": (
         "Version {version} has its place; champion: {before} → {after}.",
         "La versión {version} tiene su puesto; campeón: {before} → {after}.",
@@ -338,33 +533,56 @@ TEXTS: dict[str, tuple[str, str]] = {
     "report.title": ("What is known about the model", "Lo que se sabe del modelo"),
     "report.card": ("Model card", "Ficha del modelo"),
     "report.run": ("Run report", "Informe de la ejecución"),
+    "report.of": (
+        "Of the run {run}, which made this model.", "De la ejecución {run}, que hizo este modelo."
+    ),
+    "report.language": (
+        "The card and the report are written in English.",
+        "La ficha y el informe están escritos en inglés.",
+    ),
+    "report.open": ("Open in a tab", "Abrir en una pestaña"),
     "report.download": ("Download", "Descargar"),
 }  # fmt: skip
 
 
-def rounded(value: float | None) -> float | None:
-    """Return an estimate with the digits that its size deserves, for a table of numbers."""
-    return None if value is None else round(value, digits_of(value))
+def step_of_size(value: float) -> float:
+    """Return what an estimate of this size is rounded to, so that 3 to 4 digits are left.
+
+    Four where the first is 1, which keeps the rounding below 0.25% of any value; 1 for zero.
+    """
+    size = abs(value)
+    if not 0 < size < math.inf:
+        return 1.0
+    power = math.floor(math.log10(size))
+    first = size / 10.0**power
+    return float(10.0 ** (power - (3 if first < 2 else 2)))
+
+
+def money(
+    value: float | None, unit: str | None, language: Language, step: float | None = None,
+    *, signed: bool = False,
+) -> str:  # fmt: skip
+    """Return an amount rounded by its size, with its unit; a dash for none.
+
+    Args:
+        value: The amount.
+        unit: Of the target.
+        language: Of the page.
+        step: What it is rounded to, a power of ten; by its own size when None.
+        signed: Whether a plus is written.
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    step = step_of_size(value) if step is None else step
+    digits = max(0, -round(math.log10(step)))
+    nearest = round(value / step) * step + 0.0
+    sign = "+" if signed and nearest > 0 else ""
+    return f"{sign}{number(nearest, digits, language)} {unit or ''}".rstrip()
 
 
 def percent(value: float | None, digits: int = 1, language: Language = "en") -> str:
     """Return a figure that is in percent already."""
     return "–" if value is None else f"{number(value, digits, language)} %"
-
-
-def moment(text: str | float | None) -> str:
-    """Return a time, ISO 8601 or seconds since 1970, as ``2026-11-24 19:20`` in UTC."""
-    if text is None or text == "":
-        return "–"
-    try:
-        found = (
-            dt.datetime.fromtimestamp(text, tz=dt.UTC)
-            if isinstance(text, int | float)
-            else dt.datetime.fromisoformat(text)
-        )
-    except (ValueError, OverflowError):
-        return str(text)
-    return found.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def label(name: str) -> str:

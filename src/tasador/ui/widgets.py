@@ -6,22 +6,27 @@ loads anything from another host.
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
+import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from tasador.contract.model import Column, TableContract
 from tasador.contract.reader import from_dict
 from tasador.core.escape import chart
-from tasador.core.languages import Language, amount, digits_of, number
+from tasador.core.languages import Language, amount, digits_in
 from tasador.ops.api_client import ApiClient, ServiceRefusedError
+from tasador.reporting.appraisal import texts as reports
 from tasador.reporting.appraisal.outline import outline
-from tasador.ui.texts import LANGUAGES, escaped, label, text
+from tasador.ui.texts import LANGUAGES, TEXTS, escaped, label, money, step_of_size, text
+from tasador.ui.translations import translated
 
 API_URL = "TASADOR_UI__API_URL"
 API_KEY = "TASADOR_API_KEY"
@@ -107,53 +112,116 @@ def say(key: str, **values: object) -> str:
     return text(key, language(), **values)
 
 
+@st.cache_data(show_spinner=False, max_entries=8, ttl=15)
+def registered(url: str, version: str) -> dict[str, Any] | None:  # noqa: ARG001 - the cache's key
+    """Return what the registry says of the model that answers; None where it does not know it."""
+    try:
+        listed = client().get("/api/v1/models/versions")["versions"]
+    except ServiceRefusedError:
+        return None
+    return next((dict(one) for one in listed if one["bundle"] == version), None)
+
+
+def version_title(number: object, aliases: Sequence[str]) -> str:
+    """Return what people call a registered version: ``Version 3 · champion``."""
+    names = [say(f"alias.{name}") if f"alias.{name}" in TEXTS else name for name in aliases]
+    first = ["champion"] if "champion" in aliases else aliases
+    shown = [name for alias, name in zip(aliases, names, strict=True) if alias in first]
+    return " · ".join([say("model.version", number=number), *shown])
+
+
+def draw_header(title: str, found: Model) -> None:
+    """Draw a page's title, the model that it is about, and whether that knows generated rows only.
+
+    Args:
+        title: The page's.
+        found: The model that answers.
+    """
+    st.title(title)
+    known, release = registered(client().url, found.version), found.info.get("release")
+    called = (
+        version_title(known["number"], known["aliases"]) if known is not None
+        else say("model.release", release=release) if release else ""
+    )  # fmt: skip
+    said = " · ".join(escaped(part) for part in (found.contract.title, called) if part)
+    st.markdown(said, help=escaped(found.version))
+    if found.info["origin"] == "synthetic":
+        st.warning(say("models.synthetic"), icon=":material/science:")
+
+
+def refusal(error: ServiceRefusedError) -> str:
+    """Return what the service said, in the language chosen, without the command line's remedies."""
+    return translated(error.detail or error.said or str(error), language())
+
+
 def field_key(column: Column, version: str) -> str:
     """Return the widget's key; another model's form starts afresh."""
     return f"field {version} {column.name}"
 
 
 def draw_fields(
-    contract: TableContract, example: Mapping[str, Any], version: str, faults: Mapping[str, str]
-) -> dict[str, Any]:
-    """Draw one field a column and return the row as the API takes it.
+    contract: TableContract, example: Mapping[str, Any], version: str
+) -> tuple[dict[str, Any], dict[str, DeltaGenerator]]:
+    """Draw one field a column; returns the row as the API takes it, and a place below each field.
 
-    Bounds are named but not enforced here: the service checks, and its message is shown at the
-    field, so that there is one check.
+    Bounds are named but not enforced here: a number that a browser refuses would leave the value
+    of the number before it in place. The service checks, so that there is one check.
 
     Args:
         contract: The table's.
         example: What the fields hold at first.
         version: The model's, part of each widget's key.
-        faults: What the service said about a column's value, by column.
     """
     row: dict[str, Any] = {}
+    slots: dict[str, DeltaGenerator] = {}
     pair = st.columns(2)
     for place, column in enumerate(contract.fields):
         if place and place % 2 == 0:
             pair = st.columns(2)  # pair by pair: on a phone the order stays the contract's
         with pair[place % 2]:
             row[column.name] = _draw(column, example.get(column.name), version)
-            if column.name in faults:
-                st.error(escaped(faults[column.name]), icon=":material/priority_high:")
-    return row
+            slots[column.name] = st.empty()
+    return row, slots
 
 
 def _draw(column: Column, example: Any, version: str) -> Any:
-    name = label(column.name) + (f" ({column.unit})" if column.unit else "")
+    name = heading_of(column)
     if column.role == "timestamp":
         name = say("field.as_of", column=name)
     key, help_text = field_key(column, version), escaped(hint(column))
     if column.kind == "category":
         return _choice(column, name, key, help_text, example)
     if column.kind in ("datetime", "text"):
+        day = _day(example) if column.kind == "datetime" and not column.format_or_part else None
+        if day is not None:
+            return _date(column, name, key, help_text, day)
         given = st.text_input(escaped(name), value=str(example or ""), key=key, help=help_text)
         return given or None
     if key not in st.session_state:
         st.session_state[key] = None if example is None else _typed(column, example)
     step = 1 if column.kind == "integer" else step_of(column)
     return st.number_input(
-        escaped(name), value=None, step=step, format=number_format(column), key=key, help=help_text
-    )
+        escaped(name), value=None, step=step, key=key, help=help_text,
+        format="%d" if column.kind == "integer" else "%.10g",
+    )  # fmt: skip
+
+
+def _day(example: Any) -> dt.date | None:
+    try:
+        return dt.datetime.fromisoformat(str(example)).date()
+    except ValueError:
+        return None
+
+
+def _date(column: Column, name: str, key: str, help_text: str, day: dt.date) -> str | None:
+    low, high = (None if bound is None else _day(column.text_of(bound)) for bound in column.bounds)
+    if key not in st.session_state:
+        st.session_state[key] = day
+    given = st.date_input(
+        escaped(name), value=None, min_value=low or dt.date(1800, 1, 1),
+        max_value=high or dt.date(2199, 12, 31), key=key, help=help_text, format="YYYY-MM-DD",
+    )  # fmt: skip
+    return given.isoformat() if isinstance(given, dt.date) else None
 
 
 def _choice(column: Column, name: str, key: str, help_text: str, example: Any) -> str | None:
@@ -166,36 +234,66 @@ def _choice(column: Column, name: str, key: str, help_text: str, example: Any) -
 
 
 def _typed(column: Column, example: Any) -> float | int:
-    return int(example) if column.kind == "integer" else float(example)
+    return int(example) if column.kind == "integer" else float(f"{float(example):.6g}")
+
+
+def heading_of(column: Column) -> str:
+    """Return a column's name for people with its unit, unless the name says it: ``Total rooms``."""
+    name = label(column.name)
+    if not column.unit or column.unit.casefold() in name.casefold():
+        return name
+    return f"{name} ({column.unit})"
+
+
+def heading(contract: TableContract, name: str) -> str:
+    """Return `heading_of` the column, or a ratio's name for people."""
+    found = next((column for column in contract.columns if column.name == name), None)
+    return label(name) if found is None else heading_of(found)
+
+
+def group_name(group: Mapping[str, Any]) -> str:
+    """Return what people call a group of features, as ``/api/v1/explain`` has it."""
+    key = f"group.{group['name']}"
+    return reports.text(key, language()) if key in reports.TEXTS else label(str(group["label"]))
+
+
+def _bounds(column: Column) -> tuple[str, str, str] | None:
+    """Return the last part of a text's key, and the bounds in words; None without bounds."""
+    low, high = (
+        "" if bound is None
+        else column.text_of(bound) if column.kind == "datetime"
+        else digits_in(f"{bound:,.10g}", language())
+        for bound in column.bounds
+    )  # fmt: skip
+    if not low and not high:
+        return None
+    return ("between" if low and high else "least" if low else "most"), low, high
 
 
 def hint(column: Column) -> str:
     """Return what a field says about itself: what it is, its bounds, whether it may be empty."""
-    low, high = (
-        None if bound is None
-        else column.text_of(bound) if column.kind == "datetime" else f"{bound:,g}"
-        for bound in column.bounds
-    )  # fmt: skip
-    said = [column.description or label(column.name)]
-    if low is not None and high is not None:
-        said.append(say("field.between", low=low, high=high))
-    elif low is not None:
-        said.append(say("field.least", low=low))
-    elif high is not None:
-        said.append(say("field.most", high=high))
+    said, bounds = [column.description or label(column.name)], _bounds(column)
+    if bounds is not None:
+        said.append(say(f"field.{bounds[0]}", low=bounds[1], high=bounds[2]))
     if column.nullable:
         said.append(say("field.optional"))
     return ". ".join(part.rstrip(".") for part in said) + "."
 
 
-def number_format(column: Column) -> str:
-    """Return how a number is shown while it is not edited."""
-    if column.kind == "integer":
-        return "%d"
-    if column.role in ("longitude", "latitude"):
-        return "%.4f"
-    high = column.bounds[1]
-    return "%.2f" if high is None or high < 1000 else "%.1f"
+def fault_text(column: Column, said: str) -> str:
+    """Return what is wrong with a value, in words: what its column takes.
+
+    Args:
+        column: The column.
+        said: What the service said; it is shown where the contract alone does not tell.
+    """
+    bounds = _bounds(column)
+    if column.kind == "category":
+        return say("fault.category", known=", ".join(column.categories[:20]))
+    if column.kind not in ("integer", "number") or bounds is None:
+        return said
+    whole = "whole_" if column.kind == "integer" else ""
+    return say(f"fault.{whole}{bounds[0]}", low=bounds[1], high=bounds[2])
 
 
 def step_of(column: Column) -> float:
@@ -225,6 +323,7 @@ def laid_out(figure: go.Figure, height: int, **options: Any) -> go.Figure:
         showlegend=options.pop("showlegend", False),
         dragmode=options.pop("dragmode", False),
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        separators=",." if language() == "es" else ".,",
         **options,
     )
     return figure
@@ -234,15 +333,13 @@ def place_map(
     contract: TableContract,
     places: Mapping[str, Any],
     here: tuple[float | None, float | None],
-    comparables: Sequence[Mapping[str, Any]] = (),
 ) -> go.Figure:
-    """Return a map of the training rows, this row, and its comparables, on plain axes.
+    """Return a map of the training rows and this row, on plain axes.
 
     Args:
         contract: The table's; it has coordinates.
         places: What ``/api/v1/models/density`` said.
         here: Longitude and latitude of this row; None where a field is empty.
-        comparables: What ``/api/v1/explain`` said.
     """
     unit, lang = contract.target.unit, language()
     cells = places["cells"]
@@ -277,17 +374,6 @@ def place_map(
             hovertemplate="%{x:.2f}, %{y:.2f}<br>%{text}<extra></extra>",
         )
     longitude, latitude = (column.name for column in contract.coordinates or ())
-    if comparables:
-        near = [one["attributes"] for one in comparables]
-        figure.add_scatter(
-            x=[one.get(longitude) for one in near],
-            y=[one.get(latitude) for one in near],
-            mode="markers",
-            marker={"size": 9, "color": DOWN, "line": {"width": 1, "color": "white"}},
-            text=[chart(amount(one["value"], unit, lang)) for one in comparables],
-            hovertemplate="%{text}<extra></extra>",
-            name=say("value.comparables"),
-        )
     if None not in here:
         figure.add_scatter(
             x=[here[0]], y=[here[1]], mode="markers",
@@ -368,67 +454,111 @@ def close_map(
 
 
 def waterfall(steps: Sequence[tuple[str, float]], start: float, unit: str | None) -> go.Figure:
-    """Return how an estimate comes about: from the typical value, step by step.
+    """Return how an estimate comes about, step by step from the typical value, which is the zero.
 
     Args:
         steps: Name and amount of each, in the target's unit.
-        start: Where it begins.
+        start: The typical value.
         unit: The target's.
     """
     lang = language()
-    names = [say("waterfall.start"), *[chart(name) for name, _ in steps], say("waterfall.end")]
-    end = start + sum(value for _, value in steps)
-    values = [start, *[value for _, value in steps], end]
-    digits = digits_of(end)
-    labels = [number(start, digits, lang)]
-    labels += [("+" if value >= 0 else "") + number(value, digits, lang) for _, value in steps]
-    labels.append(number(end, digits, lang))
-    reached = [start, *(start + sum(v for _, v in steps[:n]) for n in range(1, len(steps) + 1))]
-    spread = max(max(reached) - min(reached), 0.02 * abs(end))
+    total = sum(value for _, value in steps)
+    size = step_of_size(start + total)
+    values = [*(value for _, value in steps), total]
+    labels = [money(value, None, lang, size, signed=True) for value in values]
     figure = go.Figure(
         go.Waterfall(
             orientation="h",
-            y=names,
+            y=[*(chart(name) for name, _ in steps), say("waterfall.total")],
             x=values,
-            measure=["absolute", *["relative"] * len(steps), "total"],
+            measure=[*["relative"] * len(steps), "total"],
             text=labels,
             textposition="outside",
             cliponaxis=False,
             increasing={"marker": {"color": UP}},
             decreasing={"marker": {"color": DOWN}},
             totals={"marker": {"color": PLAIN}},
-            connector={"line": {"color": "#cbd5e1", "width": 1}},
+            connector={"line": {"color": "#94a3b8", "width": 1}},
             hovertemplate="%{y}: %{text}<extra></extra>",
         )
     )
-    laid_out(figure, 60 + 34 * len(names))
+    reached = [0.0, *(sum(values[: n + 1]) for n in range(len(steps)))]
+    spread = max(max(reached) - min(reached), 1e-9)
+    laid_out(figure, 70 + 30 * len(values))
     figure.update_yaxes(autorange="reversed", automargin=True)
-    # from nearly where it begins: the steps are what is to be seen
+    typical = chart(money(start, unit, lang, size))
     figure.update_xaxes(
-        title=chart(unit or ""), nticks=5,
-        range=[min(reached) - 0.35 * spread, max(reached) + 0.45 * spread],
+        title=say("waterfall.axis", typical=typical), nticks=6, zeroline=True, zerolinewidth=2,
+        zerolinecolor=PLAIN, tickformat="+,~r",
+        range=[min(reached) - 0.22 * spread, max(reached) + 0.22 * spread],
     )  # fmt: skip
     return figure
 
 
-def interval_bar(lower: float, estimate: float, upper: float, unit: str | None) -> go.Figure:
-    """Return an estimate within its interval."""
-    lang = language()
+def histogram(values: Sequence[float], unit: str | None, name: str) -> go.Figure:
+    """Return how many of the values lie where, in bars of one width.
+
+    Args:
+        values: In the target's unit.
+        unit: The target's.
+        name: What they are.
+    """
     figure = go.Figure(
-        go.Scatter(
-            x=[lower, upper], y=[0, 0], mode="lines", line={"width": 14, "color": "#bcd3ee"},
-            hoverinfo="skip",
+        go.Histogram(
+            x=list(values), nbinsx=min(40, 4 + math.isqrt(len(values))), marker={"color": UP}
         )
-    )  # fmt: skip
-    figure.add_scatter(
-        x=[lower, estimate, upper], y=[0, 0, 0], mode="markers+text",
-        marker={"size": [10, 18, 10], "color": [PLAIN, UP, PLAIN]},
-        text=[amount(value, None, lang) for value in (lower, estimate, upper)],
-        textposition=["bottom center", "top center", "bottom center"],
-        hovertemplate="%{x:,.0f} " + chart(unit or "") + "<extra></extra>", cliponaxis=False,
-    )  # fmt: skip
-    spread = upper - lower
-    laid_out(figure, 110)
-    figure.update_yaxes(visible=False, range=[-1, 1])
-    figure.update_xaxes(visible=False, range=[lower - 0.12 * spread, upper + 0.12 * spread])
+    )
+    laid_out(figure, 240, bargap=0.04)
+    figure.update_xaxes(title=chart(f"{name} ({unit})" if unit else name), tickformat=",")
+    figure.update_yaxes(title=say("batch.rows"))
     return figure
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A column of a table on a page.
+
+    Attributes:
+        name: Its heading.
+        values: Numbers, texts, or None for nothing.
+        digits: Digits behind the decimal point; None for as many as the numbers have, at most 2.
+        step: What amounts are rounded to, instead of `digits`.
+        colours: Of its texts.
+    """
+
+    name: str
+    values: Sequence[Any]
+    digits: int | None = None
+    step: float | None = None
+    colours: Mapping[str, str] = field(default_factory=dict)
+
+
+def draw_table(columns: Sequence[Shown]) -> None:
+    """Draw a table; numbers are written as the language writes them and sorted as numbers."""
+    lang = language()
+    frame = pd.DataFrame({column.name: column.values for column in columns})
+    style = frame.style.format(
+        {column.name: _writer(column, lang) for column in columns}, na_rep="–"
+    )
+    for column in columns:
+        if column.colours:
+            colour = column.colours.get
+            style = style.map(lambda value, c=colour: f"color: {c(value, '')}", [column.name])
+    texts = {column.name: st.column_config.TextColumn(width="large")
+             for column in columns if any(len(str(v)) > 40 for v in column.values)}  # fmt: skip
+    st.dataframe(style, hide_index=True, column_config=texts)
+
+
+def _writer(column: Shown, lang: Language) -> Any:
+    """Return what writes one of the column's values."""
+    numbers = [v for v in column.values if isinstance(v, int | float) and math.isfinite(v)]
+    if column.step is not None:
+        return lambda value: money(value, None, lang, column.step)
+    if not numbers:
+        return str
+    digits = column.digits
+    if digits is None:
+        digits = next((d for d in (0, 1) if all(abs(v - round(v, d)) < 1e-6 for v in numbers)), 2)
+    grouped = max(map(abs, numbers)) >= 10_000  # smaller whole numbers may be years
+    comma = "," if grouped else ""
+    return lambda value: digits_in(f"{value:{comma}.{digits}f}", lang)

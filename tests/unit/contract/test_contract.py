@@ -24,7 +24,7 @@ def plain(**changes: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", ["california_housing", "diamonds"])
+@pytest.mark.parametrize("name", ["california_housing", "diamonds", "king_county_sales"])
 def test_the_shipped_contracts_survive_a_round_trip(name: str, tmp_path: Path) -> None:
     contract = read_contract(conf_folder() / "dataset" / f"{name}.yaml")
     assert from_dict(contract.to_dict()) == contract
@@ -42,6 +42,53 @@ def test_a_contract_knows_its_columns() -> None:
     assert contract.column("c").category_key(" X ") == "x"
     with pytest.raises(KeyError):
         contract.column("nope")
+
+
+SPANISH = {
+    "title": "Casas",
+    "columns": {
+        "a": {"label": "Superficie", "unit": "m²"},
+        "y": {"label": "Precio", "description": "Precio pagado"},
+    },
+}
+
+
+def test_texts_for_people_come_in_the_language_that_is_asked_for() -> None:
+    contract = from_dict(plain(title="Houses", translations={"es": SPANISH}))
+    assert from_dict(contract.to_dict()) == contract
+    assert contract.schema_fingerprint == from_dict(plain()).schema_fingerprint
+    assert (contract.title, contract.label_of("a"), contract.label_of("y")) == ("Houses", "A", "Y")
+    spanish = contract.in_language("es")
+    assert spanish.title == "Casas"
+    assert [spanish.label_of(name) for name in ("a", "c", "y")] == ["Superficie", "C", "Precio"]
+    assert spanish.column("a").unit == "m²"
+    assert spanish.target.description == "Precio pagado"
+    assert spanish.feature_names == contract.feature_names
+    assert contract.in_language("fr") is contract
+
+
+@pytest.mark.parametrize("name", ["california_housing", "king_county_sales"])
+def test_the_shipped_contracts_are_whole_in_spanish(name: str) -> None:
+    contract = read_contract(conf_folder() / "dataset" / f"{name}.yaml")
+    texts = contract.translations["es"].texts
+    shown = {c.name for c in (*contract.fields, *contract.features, *contract.rivals)}
+    assert {*shown, contract.target.name} <= set(texts)
+    assert all({"label", "description"} <= set(one) for one in texts.values())
+
+
+@pytest.mark.parametrize(
+    ("translations", "words"),
+    [
+        ({"fr": SPANISH}, "translations.fr"),
+        ({"es": {"columns": {"nope": {"label": "x"}}}}, "translations.es.columns.nope"),
+        ({"es": {"columns": {"a": {"name": "x"}}}}, "translations.es.columns.a.name"),
+        ({"es": {"columns": {"a": {"label": 3}}}}, "translations.es.a.label"),
+        ({"es": {"titulo": "x"}}, "translations.es.titulo"),
+    ],
+)
+def test_texts_that_belong_to_nothing_are_refused(translations: Any, words: str) -> None:
+    with pytest.raises(ContractError, match=re.escape(words)):
+        from_dict(plain(translations=translations))
 
 
 COLUMN: list[tuple[dict[str, Any], str]] = [

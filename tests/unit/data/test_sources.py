@@ -15,7 +15,7 @@ from tasador.contract.model import Source
 from tasador.core import storage
 from tasador.core.errors import MissingExtraError, SourceError, StorageError
 from tasador.data import sources
-from tasador.data.sources import check_pin, find_local, load_table, read_stored, store_frame
+from tasador.data.sources import check_pin, load_table, read_stored, store_frame
 
 CSV = b"a,b\n1,x\n2,y\n"
 PIN = hashlib.sha256(CSV).hexdigest()
@@ -200,11 +200,11 @@ def test_when_nothing_works_every_place_is_listed(load, tmp_path):
 def test_the_local_file_that_would_be_read_is_known_beforehand(flats, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     contract = dataclasses.replace(flats, source=Source(paths=("data/t.csv",)))
-    assert find_local(contract, [tmp_path]) is None
+    assert storage.find_local(contract.source.paths, [tmp_path]) is None
     Path("t.csv").write_bytes(CSV)
-    assert find_local(contract, [tmp_path]) == tmp_path / "t.csv"
+    assert storage.find_local(contract.source.paths, [tmp_path]) == tmp_path / "t.csv"
     remote = dataclasses.replace(flats, source=Source(paths=("gs://b/t.csv", "t.csv")))
-    assert find_local(remote) is None
+    assert storage.find_local(remote.source.paths) is None
 
 
 def test_an_object_in_a_store_is_read_like_a_file(load, monkeypatch):

@@ -97,6 +97,21 @@ def test_unknown_and_missing_segments_are_of_no_group(model, fresh):
     assert (found.half == model.sizes(Z, score, None).half).all()
 
 
+def test_features_in_another_order_or_missing_are_taken_by_name_again_and_again(model, fresh):
+    Z, score, segment, _ = fresh
+    half = model.sizes(Z, score, segment).half
+    turned = model.of_features(("a", "b"), ("b", "other", "a"))
+    wide = np.column_stack([Z[:, 1], np.zeros(len(Z)), Z[:, 0]])
+    assert np.array_equal(turned.sizes(wide, score, segment).half, half)
+    again = turned.of_features(("b", "other", "a"), ("a", "b"))
+    assert np.array_equal(again.sizes(Z, score, segment).half, half)
+    lacking = turned.of_features(("b", "other", "a"), ("a",)).of_features(("a",), ("b", "a"))
+    unknown = np.column_stack([Z[:, 0], np.full(len(Z), np.nan)])
+    assert np.array_equal(
+        lacking.sizes(Z[:, ::-1], score, segment).half, model.sizes(unknown, score, segment).half
+    )
+
+
 def test_rows_beyond_the_support_have_larger_errors_by_the_measured_factor(model, fresh):
     Z, score, segment, target = fresh
     far = Z[:, 1] > 1.0

@@ -50,6 +50,32 @@ def test_a_planted_trend_is_found_within_its_interval(slope, wave):
     assert trend.sales.sum() == len(z)
 
 
+def seasonal(months, drop=0.0):
+    """Sales that are dearest in July, by 4% over the mean of the year, until `months` are over."""
+    seconds, z, X, _ = sales(n=90 * months, months=months, slope=drop)
+    year = (seconds - START) / (12 * MONTH)
+    return seconds, z + 0.04 * np.cos(2 * np.pi * (year - 6.5 / 12)), X
+
+
+def test_seasons_are_separated_from_a_turn_of_the_market():
+    seconds, z, X = seasonal(60, drop=-0.004)
+    trend = Trend.fit(seconds, z, X, [1], carry="drift")
+    assert trend.season.argmax() == 6
+    assert trend.season.argmin() == 0
+    assert np.ptp(trend.season) == pytest.approx(0.08, abs=0.015)
+    # at the end of December, when prices have fallen for half a year and will rise again
+    ahead = trend.at(months_middle(trend)[-1] + np.array([6.0, 12.0]) * MONTH)
+    assert ahead[0] - ahead[1] == pytest.approx(0.08, abs=0.02)
+    assert -12 * 0.004 < ahead[1] < -0.01
+    assert Trend.from_state(*trend.state()).at(seconds).tolist() == trend.at(seconds).tolist()
+
+
+@pytest.mark.parametrize(("months", "wave"), [(30, 0.04), (60, 0.0)])
+def test_seasons_take_three_years_and_a_pattern(months, wave):
+    seconds, z, X = seasonal(months) if wave else sales(n=5400, months=months)[:3]
+    assert Trend.fit(seconds, z, X, [1]).season is None
+
+
 def test_other_attributes_sold_later_are_no_trend():
     rng = np.random.default_rng(3)
     seconds, z, X, _ = sales(n=4000)
@@ -231,11 +257,13 @@ def test_a_stored_trend_is_the_same_trend(waving):
         ("level", np.zeros((48, 2)), "shape"),
         ("error", np.full(48, -1.0), "outside"),
         ("sales", np.zeros(48), "int64"),
+        ("season", np.zeros(11), "shape"),
+        ("season", np.full(12, np.nan), "NaN"),
     ],
 )
 def test_a_forged_state_is_refused(waving, name, value, message):
     spec, arrays = waving.state()
-    (arrays if name in arrays else spec)[name] = value
+    (arrays if isinstance(value, np.ndarray) else spec)[name] = value
     with pytest.raises(ValueError, match=message):
         Trend.from_state(spec, arrays)
 

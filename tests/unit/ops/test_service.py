@@ -95,6 +95,22 @@ def test_a_version_is_promoted_through_the_gates_recorded_and_served(
         server.end()
 
 
+def test_the_report_is_of_the_run_that_made_the_version_and_not_of_a_later_one(tmp_path) -> None:
+    from tasador.ops.service import ServedLifecycle
+    from tasador.serving.app import assembled
+
+    for run in ("20261102-1", "20261101-1", "20261031-1"):
+        folder = tmp_path / "runs" / run
+        folder.mkdir(parents=True)
+        version = "other-1" if run.startswith("20261031") else "houses-1"
+        (folder / "run.json").write_text(f'{{"version": "{version}"}}', encoding="utf-8")
+        (folder / "report.html").write_text(run, encoding="utf-8")
+    assembly = assembled({"TASADOR_SOURCE__LOCAL": str(tmp_path), "TASADOR_RECORDS__MODE": "off"})
+    served = ServedLifecycle(assembly, tmp_path)
+    assert served.report("houses-1") == "20261101-1"
+    assert served.report("houses-2") is None
+
+
 def test_without_the_training_extra_a_change_says_what_is_missing(monkeypatch, tmp_path) -> None:
     import importlib.util
 

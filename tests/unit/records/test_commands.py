@@ -73,7 +73,8 @@ def test_export_writes_the_window_with_outcomes_to_parquet(
 
     file = tmp_path / "out.parquet"
     done = tasador("records", "export", "--database", url, "--since", "7d", "-o", file)
-    assert (done.stdout, done.returncode) == (f"wrote 6 records to {file}\n", 0), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"wrote 6 records to {file}\nnext: tasador records stats\n"
     rows = pq.read_table(file).to_pylist()
     assert [row["id"] for row in rows] == [record.id for record in recorded[4:]]
     assert rows[0]["actual"] == 321.5
@@ -118,7 +119,7 @@ def test_an_export_that_fails_leaves_no_file(
 def test_prune_counts_first_and_deletes_when_asked(url, recorded, database, tasador) -> None:
     counted = tasador("records", "prune", "--older-than", "90d", url=url)
     assert counted.stdout.startswith("4 records are older than ")
-    assert "--yes deletes them" in counted.stdout
+    assert counted.stdout.endswith("next: tasador records prune --older-than 90d --yes\n")
     assert RecordStore(database).count(0.0, 1e12) == 10
     done = tasador("records", "prune", "--older-than", "90d", "--yes", url=url)
     assert done.stdout.startswith("deleted 4 records"), done.stderr
@@ -177,7 +178,7 @@ def test_importing_outcomes_names_each_row_that_was_not_taken(
     )
     done = tasador("outcomes", "import", file, url=url)
     assert done.returncode == 3
-    assert done.stdout == "2 outcomes were taken, 1 were known already\n"
+    assert done.stdout == "2 outcomes were taken, 1 were known already\nnext: tasador monitor\n"
     lines = done.stderr.splitlines()
     assert lines[0] == f"  line 3: {two}: actual is not a number: 'cheap'"
     assert lines[1] == "  line 4: nobody: no record has this prediction_id"
@@ -192,7 +193,7 @@ def test_importing_outcomes_names_each_row_that_was_not_taken(
     taken = {i: time for b in batches for i, time in zip(b.id, b.outcome_time, strict=True)}
     assert (taken[one], taken[three]) == (seconds, seconds)
     again = tasador("outcomes", "import", file, "--show", "1", url=url)
-    assert again.stdout == "0 outcomes were taken, 3 were known already\n"
+    assert again.stdout == "0 outcomes were taken, 3 were known already\nnext: tasador monitor\n"
     assert "and 5 more" in again.stderr
     assert len(taken) == 3
 

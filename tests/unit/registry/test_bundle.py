@@ -13,7 +13,7 @@ from tasador.core.hashing import sha256_bytes, sha256_file
 from tasador.core.input_checks import write_arrays
 from tasador.core.kernels import native
 from tasador.modeling.conformal import ConformalInterval
-from tasador.registry.manifest import _read
+from tasador.registry.manifest import CARD_HASH, CARD_TIME, CARD_VERSION, _read
 from tasador.registry.model_bundle import BundleLimits, load_bundle
 from tasador.registry.writer import write_bundle
 from tasador.trees.ensemble import LinearModel
@@ -55,6 +55,16 @@ def test_a_loaded_bundle_answers_as_the_parts_it_was_made_of(
 
 
 @pytest.mark.skipif(native().library is None, reason=native().reason)
+def test_a_card_names_the_version_time_and_hash_of_its_bundle(bundle_parts, tmp_path):
+    card = f"Version {CARD_VERSION}, trained {CARD_TIME}, bundle {CARD_HASH}."
+    write_bundle(tmp_path / "named", dataclasses.replace(bundle_parts, card=card))
+    bundle = load_bundle(tmp_path / "named")
+    made = bundle.manifest
+    assert bundle.card == (
+        f"Version {bundle.version}, trained {made.created}, bundle {made.content_hash}."
+    )
+
+
 def test_a_bundle_of_trees_is_valued_by_the_compiled_kernel(written_bundle):
     assert load_bundle(written_bundle).model.engine == "kernel"
 

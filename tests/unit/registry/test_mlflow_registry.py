@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,11 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import parse_qs
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from tasador.cli.start import version_pages
 from tasador.contract.reader import from_dict
 from tasador.core.errors import BundleError, RegistryError, StorageError
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
@@ -29,6 +33,8 @@ from tasador.registry.mlflow.registration import (
     MlflowRun,
     RegisteredVersion,
     StepRun,
+    StepStatus,
+    page_links,
 )
 from tasador.registry.mlflow.registry import download_bundle, register_bundle, resolve_alias
 from tasador.registry.model_bundle import load_bundle
@@ -135,6 +141,7 @@ def run(tmp_path: Path) -> MlflowRun:
         unit="EUR",
         test_metrics={
             "mape": Estimate(13.02, 12.5, 13.6),
+            "median_ape": Estimate(8.24, 8.0, 8.5),
             "rmse": Estimate(39_541.0, 37_900.0, 41_200.0),
             "r2": Estimate(0.881, float("nan"), 0.89),
         },
@@ -147,11 +154,30 @@ def run(tmp_path: Path) -> MlflowRun:
         tags={"operator's note": "kept"},
         artifacts=(report,),
         steps=(
-            StepRun("select", params={"folds": 5}, metrics={"wmape": 11.4}, artifacts=(plots,)),
+            StepRun(
+                "select",
+                params={"folds": 5},
+                metrics={"wmape": 11.4},
+                artifacts=(plots,),
+                children=(
+                    tried("LightGBM", 11.4, "done"),
+                    tried("Ridge", 19.8, "done"),
+                    tried("kNN", 30.0, "interrupted"),
+                    StepRun("Lasso", "failed", tags={"kind": "candidate"}),
+                ),
+            ),
             StepRun("sweep", status="failed", seconds=3.0),
         ),
+        chosen="LightGBM",
+        rows={"training": 96, "test": 24},
         notes="## Limits\n\n- capped",
     )
+
+
+def tried(name: str, wmape: float, status: StepStatus) -> StepRun:
+    """A candidate with the metrics that it reached."""
+    params, metrics, tags = {"family": name}, {"wmape": wmape}, {"kind": "candidate"}
+    return StepRun(name, status, seconds=2.0, params=params, metrics=metrics, tags=tags)
 
 
 def register(folder: Path, uri: str, run: MlflowRun, **changes: Any) -> RegisteredVersion:
@@ -203,10 +229,17 @@ def test_the_run_has_one_nested_run_a_step_and_everything_attached(
     parent = client.get_run(version.run_id)
     assert parent.info.status == "FINISHED"
     assert parent.info.end_time - parent.info.start_time == 163_000
-    assert parent.data.tags["mlflow.runName"] == run.run_id
-    assert parent.data.metrics["test.rmse"] == 39_541.0
-    assert parent.data.metrics["test.rmse.high"] == 41_200.0
-    assert "broken" not in parent.data.metrics
+    assert parent.data.tags["mlflow.runName"] == f"{MODEL} 2026-11-23 20:01 LightGBM"
+    assert parent.data.tags["tasador_run"] == run.run_id
+    assert parent.data.metrics == {
+        "test.mape": 13.02,
+        "test.median_ape": 8.24,
+        "test.rmse": 39_541.0,
+        "test.r2": 0.881,
+        "spatial_cv.rmse": 61_100.0,
+    }
+    # figures are said once: as metrics of the run, as tags of the version, which has none
+    assert not [tag for tag in parent.data.tags if tag.startswith("test.")]
     assert parent.data.params["seed"] == "42"
     assert {len(parent.data.params[k]) for k in ("weird_name", "weird_name_2")} == {4, 6000}
     nested = client.search_runs(
@@ -219,6 +252,84 @@ def test_the_run_has_one_nested_run_a_step_and_everything_attached(
     paths = {path.relative_to(workspace).parts[0] for path in workspace.rglob("one.svg")}
     assert "mlartifacts" in paths
     assert {item.path for item in client.list_artifacts(version.run_id)} == {"model", "report.html"}
+
+
+def test_what_a_step_tried_is_nested_in_it_and_the_description_compares_it(
+    bundle_folder: Path, uri: str, run: MlflowRun
+) -> None:
+    version = register(bundle_folder, uri, run)
+    client = client_of(uri)
+    experiment = version.experiment_id
+    (select,) = client.search_runs([experiment], "attributes.run_name = 'select'")
+    query = f"tags.`mlflow.parentRunId` = '{select.info.run_id}' and tags.kind = 'candidate'"
+    found = {one.info.run_name: one for one in client.search_runs([experiment], query)}
+    assert {name: one.info.status for name, one in found.items()} == {
+        "LightGBM": "FINISHED",
+        "Ridge": "FINISHED",
+        "kNN": "KILLED",
+        "Lasso": "FAILED",
+    }
+    assert found["Ridge"].data.metrics == {"wmape": 19.8}
+    assert found["Ridge"].data.params == {"family": "Ridge"}
+    note = client.get_run(version.run_id).data.tags["mlflow.note.content"]
+    assert note.startswith(
+        "**LightGBM: half of the estimates are within 8.2% of the recorded value** "
+        "(95% interval 8.0 to 8.5%), on 24 held-out rows."
+    )
+    said = r"Compare 3 candidates in parallel coordinates \(2 on all folds, the others on fewer\)"
+    (link,) = re.findall(rf"\[{said}\]\((.*?)\)", note)
+    asked = parse_qs(link.removeprefix("#/compare-runs?"))
+    ids = [found[name].info.run_id for name in ("LightGBM", "Ridge", "kNN")]
+    assert json.loads(asked["runs"][0]) == ids
+    assert f"(#/experiments/{experiment}/runs/{version.run_id}/artifacts/report.html?" in note
+
+
+def test_the_rows_of_training_and_test_are_inputs_with_their_columns(
+    bundle_folder: Path, uri: str, run: MlflowRun
+) -> None:
+    version = register(bundle_folder, uri, run)
+    inputs = client_of(uri).get_run(version.run_id).inputs.dataset_inputs
+    found = {one.tags[0].value: one.dataset for one in inputs}
+    assert {context: one.name for context, one in found.items()} == {
+        "training": "flats_training",
+        "test": "flats_test",
+    }
+    training = found["training"]
+    assert training.digest == run.data_hash[:12]
+    assert json.loads(training.source) == {"uri": "/data/flats.csv"}
+    assert json.loads(training.profile)["num_rows"] == 96
+    columns = json.loads(training.schema)["mlflow_colspec"]
+    assert {one["name"]: (one["type"], one["required"]) for one in columns} == {
+        "size": ("double", True),
+        "rooms": ("long", False),
+        "place": ("string", True),
+        "sold": ("datetime", True),
+        "price": ("double", True),
+    }
+
+
+def test_the_pages_of_a_run_and_its_version_have_an_address_where_a_server_has_one() -> None:
+    server = "http://me:secret@mlflow:5000/"
+    assert page_links(server, "a model", "3", ("1", "e4c0")) == (
+        "http://mlflow:5000/#/experiments/1/runs/e4c0?workflowType=machine_learning",
+        "http://mlflow:5000/#/models/a%20model/versions/3?workflowType=machine_learning",
+    )
+    assert len(page_links("https://mlflow", MODEL, "1")) == 1
+    assert page_links("sqlite:///workspace/mlflow.db", MODEL, "1", ("1", "e4c0")) == ()
+
+
+def test_up_names_the_page_of_each_models_champion_or_newest_version(
+    bundle_folder: Path, uri: str, workspace: Path, run: MlflowRun
+) -> None:
+    assert version_pages("http://localhost:5000", workspace) == []
+    for alias in ("champion", ALIAS):
+        register(bundle_folder, uri, run, alias=alias)
+        register(bundle_folder, uri, run, model_name="other")
+    pages = version_pages("http://localhost:5000", workspace)
+    assert [page.partition("?")[0] for page in pages] == [
+        f"http://localhost:5000/#/models/{MODEL}/versions/1",
+        "http://localhost:5000/#/models/other/versions/2",
+    ]
 
 
 def test_no_artifact_is_a_pickle_or_code(
@@ -302,7 +413,7 @@ def test_a_registration_that_fails_half_way_is_marked_and_leaves_the_alias_alone
     client = client_of(uri)
     experiment = client.get_experiment_by_name("flats").experiment_id
     runs = client.search_runs([experiment], "attributes.status = 'FAILED'")
-    assert {"broken", "late"} <= {one.info.run_name for one in runs}
+    assert {"broken", "late"} <= {one.data.tags.get("tasador_run") for one in runs}
     assert resolve_alias(MODEL, ALIAS, tracking_uri=uri) == first
     assert [one.version for one in client.search_model_versions(f"name = '{MODEL}'")] == [1]
 
@@ -313,7 +424,7 @@ def test_an_interrupted_registration_is_marked_killed(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tasador.registry.mlflow.registry.log_parent", interrupt)
+    monkeypatch.setattr("tasador.registry.mlflow.registry.log_run", interrupt)
     with pytest.raises(KeyboardInterrupt):
         register(bundle_folder, uri, run)
     client = client_of(uri)

@@ -20,7 +20,9 @@ NONE, LOG = TargetTransform("none"), TargetTransform("log")
 
 def test_the_pool_has_seeds_another_loss_and_other_families_of_trees() -> None:
     runners = [("random_forest", {"n_estimators": 5}), ("ridge", {"alpha": 1.0})]
-    assert len(pool_of("lightgbm", {"num_leaves": 7}, runners, 1, 42)) == 1
+    assert len(pool_of("lightgbm", {"num_leaves": 7}, runners, 0, 42)) == 1
+    small = pool_of("lightgbm", {"num_leaves": 7}, runners, 1, 42)
+    assert [m.params.get("objective") for m in small] == [None, "l2"]
     pool = pool_of("lightgbm", {"num_leaves": 7}, runners, 3, 42)
     assert [m.family for m in pool] == ["lightgbm"] * 4 + ["random_forest"]
     assert len({m.seed for m in pool[:3]}) == 3

@@ -54,7 +54,7 @@ def refused(answer, status, error):
     assert found["error"] == error
     assert answer.headers["x-request-id"] == found["request_id"]
     assert answer.headers["content-type"] == "application/problem+json"
-    assert (found["type"], found["status"]) == (f"urn:tasador:problem:{error}", status)
+    assert (found["type"], found["status"]) == (f"/problems#{error}", status)
     assert found["instance"] == f"urn:tasador:request:{found['request_id']}"
     assert isinstance(found["title"], str)
     assert isinstance(found["detail"], str)

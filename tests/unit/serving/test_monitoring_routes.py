@@ -6,12 +6,18 @@ import httpx
 import pytest
 
 from fixtures.service import RunningService
+from tasador.core import clock
 from tasador.core.errors import ConfigError, GateError, RegistryError
-from tasador.records.audit_log import Verdicts
+from tasador.ops.service import alert_actions
+from tasador.records.audit_log import AuditTrail, Verdicts
 from tasador.records.database import Database
 from tasador.records.shared_state import AlertState, AlertStates
 from tasador.serving.api.models import Lifecycle, card_router, lifecycle_router
-from tasador.serving.api.monitoring import MonitoringReader, monitoring_router
+from tasador.serving.api.monitoring import (
+    MonitoringReader,
+    alerts_router,
+    monitoring_router,
+)
 from tasador.serving.http.auth import new_key
 from tasador.settings.serving import RecordSettings, SecuritySettings
 
@@ -74,6 +80,41 @@ def test_alerts_are_listed_firing_ones_first(watched_service) -> None:
     assert found[0]["acknowledged_by"] == "ana"
     assert found[0]["silent_until"] == "1970-01-01T00:01:00+00:00"
     assert found[2]["silent_until"] is None
+
+
+def test_an_administrator_acknowledges_and_silences_one_alert(serve, tmp_path) -> None:
+    url = f"sqlite:///{tmp_path}/alerts.db"
+    database = Database.open(url)
+    states = AlertStates(database)
+    for key in ("m/drift/drift:a[1]", "m/drift/drift:a1"):  # the first is no pattern here
+        states.put(AlertState(key, "firing", 1.0, 9.0, {"reason": "moved"}))
+    (admin, admin_line), (client_key, client_line) = (
+        (text, key.line()) for text, key in (new_key("ana", "admin"), new_key("bob", "client"))
+    )
+    service = serve(
+        security=SecuritySettings(keys=(admin_line, client_line)),
+        routers=lambda service: [alerts_router(alert_actions(url))],
+    )
+    asked = {"key": "m/drift/drift:a[1]", "reason": "a new source"}
+    with service.client(headers={"x-api-key": client_key}) as client:
+        assert client.post("/api/v1/admin/alerts/acknowledge", json=asked).status_code == 403
+    with service.client(headers={"x-api-key": admin}) as client:
+        answer = client.post("/api/v1/admin/alerts/acknowledge", json=asked)
+        assert answer.json() == {"keys": [asked["key"]]}
+        answer = client.post(
+            "/api/v1/admin/alerts/silence", json={**asked, "by": "Ana", "seconds": 60}
+        )
+        assert answer.json() == {"keys": [asked["key"]]}
+        absent = client.post("/api/v1/admin/alerts/acknowledge", json={"key": "m/drift/x"})
+        assert (absent.status_code, absent.json()["error"]) == (404, "no_alert")
+    first, second = states.all()[::-1] if states.all()[0].key.endswith("a1") else states.all()
+    assert first.body["acknowledged_by"] == "api key ana"
+    assert first.body["silent_until"] > clock.seconds()
+    assert second.body == {"reason": "moved"}
+    entries = AuditTrail(database).read(subject=asked["key"], limit=5)
+    assert {(one.action, one.actor, one.reason) for one in entries} == {
+        ("acknowledge", "api key ana", "a new source"), ("silence", "Ana", "a new source"),
+    }  # fmt: skip
 
 
 def test_records_that_are_off_and_a_database_that_is_unreachable_are_reported(

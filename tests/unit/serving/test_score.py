@@ -121,6 +121,8 @@ def test_a_file_may_be_compressed_and_be_written_by_a_spreadsheet(client):
     assert [row["prediction"] for row in rows_of(compressed)] == expected
     spreadsheet = "\ufeff" + table(5).replace(",", ";").replace("\n", "\r\n") + "\r\n"
     assert [row["prediction"] for row in rows_of(send(client, spreadsheet))] == expected
+    spanish = spreadsheet.replace(".", ",")
+    assert [row["prediction"] for row in rows_of(send(client, spanish))] == expected
 
 
 def test_a_bad_row_gets_its_error_and_the_rest_goes_on(client):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,19 @@ def test_every_value_can_be_set_on_the_command_line() -> None:
     assert (settings.sweep.trials, settings.seed) == (3, 7)
     assert settings.storage.workspace == "/x"
     assert settings.steps == ["select"]
+
+
+def test_every_setting_of_every_section_is_a_key_of_the_configuration() -> None:
+    settings = compose([])
+    keys = [
+        f"{section}.{name}={json.dumps(value)}"
+        for section, part in vars(settings).items()
+        if dataclasses.is_dataclass(part) and section != "contract"
+        for name, value in vars(part).items()
+        if value is None or isinstance(value, bool | int | float | str)
+    ]
+    assert 'register.refit="auto"' in keys
+    assert compose(keys) == settings
 
 
 def test_a_contract_in_the_projects_own_conf_is_found(tmp_path: Path) -> None:

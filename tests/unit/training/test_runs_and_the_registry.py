@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +59,48 @@ def run(project: Path, capsys, monkeypatch):
     return call
 
 
+def check_logged(uri: str, project: Path, pages: list[str]) -> None:
+    """Check what MLflow has of the run that made version 1, and that `pages` lead there."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    made = client.get_run(client.get_model_version(MODEL, "1").run_id)
+    experiment, own = made.info.experiment_id, made.info.run_id
+    if uri.startswith("http"):
+        assert [page.partition("?")[0] for page in pages] == [
+            f"{uri}/#/experiments/{experiment}/runs/{own}",
+            f"{uri}/#/models/{MODEL}/versions/1",
+        ]
+    else:  # an embedded registry has no address
+        assert not pages
+    name = r"houses_model 20\d\d-\d\d-\d\d \d\d:\d\d LightGBM"
+    assert re.fullmatch(name, made.info.run_name)
+    note = made.data.tags["mlflow.note.content"]
+    assert re.match(r"\*\*LightGBM: half of the estimates are within \d+\.\d%", note)
+    files = {item.path for item in client.list_artifacts(own)}
+    assert {"report.html", "model_card.html", "figures", "model"} <= files
+    rows = {
+        one.tags[0].value: json.loads(one.dataset.profile)["num_rows"]
+        for one in made.inputs.dataset_inputs
+    }
+    assert set(rows) == {"training", "test"}
+    assert sum(rows.values()) == 2000
+    cards = project / "workspace" / "runs" / made.data.tags["tasador_run"] / "cards"
+    facts = json.loads((cards / "select.json").read_text())["facts"]
+    candidates = next(fact["value"] for fact in facts if fact["label"] == "Candidates")
+
+    def nested(parent: str) -> list[Any]:
+        query = f"tags.`mlflow.parentRunId` = '{parent}'"
+        return list(client.search_runs([experiment], query))
+
+    steps = {one.info.run_name: one.info.run_id for one in nested(own)}
+    assert len(steps) == 7
+    tried = nested(steps["select"])
+    assert len(tried) == candidates
+    assert all(one.data.metrics["mae"] > 0 for one in tried)
+    assert [one.data.tags["kind"] for one in nested(steps["sweep"])] == ["trial"]
+
+
 def test_a_registry_gets_a_version_of_a_bundle_once_and_the_first_becomes_champion(
     run, project, registry_server
 ):
@@ -66,7 +111,11 @@ def test_a_registry_gets_a_version_of_a_bundle_once_and_the_first_becomes_champi
         assert "champion: version 1 (the first model trained on real rows; passed" in said
         if uri != registry_server.uri:  # which holds models of other tests too
             assert "next: tasador up" in said
-        assert "champion: version 1, this very bundle" in run(uri)
+        pages = re.findall(r"in MLflow: +(\S+)", said)
+        check_logged(uri, project, pages)
+        again = run(uri)
+        assert "champion: version 1, this very bundle" in again
+        assert re.findall(r"in MLflow: +(\S+)", again) == pages[1:]
         assert [one.number for one in list_versions(uri, MODEL)] == ["1"]
         assert list_versions(uri, MODEL)[0].aliases == ("champion", "staging")
     said = run(others[1], "register.coverage=0.8")

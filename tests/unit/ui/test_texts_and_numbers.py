@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import ast
+import csv
+import io
+import math
 import re
 import string
 from pathlib import Path
 
+import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasador.core import languages
 from tasador.core.errors import ConfigError
+from tasador.ops.api_client import ScoredRow
 from tasador.ui import texts
+from tasador.ui.batch import error_text, to_csv
 from tasador.ui.texts import LANGUAGES, TEXTS, text
-from tasador.ui.value import COMPARABLES, OTHERS, grouped, in_money
 
 ROOM = Path(texts.__file__).parent
 
@@ -72,10 +79,10 @@ def test_amounts_have_the_digits_that_their_size_deserves() -> None:
 
 
 def test_moments_are_written_in_utc_whatever_they_come_as() -> None:
-    assert texts.moment("2026-11-24T20:20:00+01:00") == "2026-11-24 19:20"
-    assert texts.moment(0.0) == "1970-01-01 00:00"
-    assert texts.moment(None) == "–"
-    assert texts.moment("soon") == "soon"
+    assert languages.moment("2026-11-24T20:20:00+01:00") == "24 Nov 2026, 19:20"
+    assert languages.moment(0.0, "es") == "1 ene 1970, 00:00"
+    assert languages.moment(None) == "–"
+    assert languages.moment("soon") == "soon"
 
 
 def test_names_become_labels_and_data_cannot_write_markdown() -> None:
@@ -84,37 +91,62 @@ def test_names_become_labels_and_data_cannot_write_markdown() -> None:
     assert texts.escaped("<1H *x* $5$") == r"\<1H \*x\* \$5\$"
 
 
-def test_parts_are_grouped_by_where_the_information_comes_from(house_contract) -> None:
-    said = [
-        {"feature": "comparables_mean_4", "value": 0.25},
-        {"feature": "comparables_spread", "value": -0.05},
-        {"feature": "kind=flat", "value": 0.1},
-        {"feature": "kind_target_mean", "value": 0.2},
-        {"feature": "area", "value": -0.4},
-        {"feature": "area_per_room", "value": 0.01},
+@given(st.floats(1e-6, 1e12), st.sampled_from([-1, 1]))
+def test_estimates_keep_three_to_four_digits_and_are_rounded_by_a_quarter_percent_at_most(
+    size, sign
+) -> None:
+    step = texts.step_of_size(sign * size)
+    assert step == pytest.approx(10.0 ** round(math.log10(step)))
+    assert 200 * (1 - 1e-9) <= size / step < 2000 * (1 + 1e-9)
+    assert step / 2 <= 0.0025 * size * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "language", "step", "signed", "shown"),
+    [
+        (196259.7, "USD", "en", None, False, "196,300 USD"),
+        (196259.7, "USD", "es", None, False, "196.300 USD"),
+        (431250.7, "USD", "en", None, False, "431,000 USD"),
+        (431250.7, None, "en", 100.0, True, "+431,300"),
+        (-1214.0, None, "en", 100.0, True, "-1,200"),
+        (-14.0, None, "en", 100.0, True, "0"),
+        (3.14159, None, "es", None, False, "3,14"),
+        (0.0, "USD", "en", None, False, "0 USD"),
+        (None, "USD", "en", None, False, "–"),
+        (math.nan, "USD", "en", None, False, "–"),
+    ],
+)
+def test_money_is_rounded_by_its_size_or_by_that_of_the_estimate(
+    value, unit, language, step, signed, shown
+) -> None:
+    assert texts.money(value, unit, language, step, signed=signed) == shown
+
+
+def test_a_download_has_the_inputs_beside_their_answers_and_no_formula() -> None:
+    rows = [
+        ScoredRow(1, 100.5, 90.0, 110.0, "far away", "", "p-1"),
+        ScoredRow(2, None, None, None, "", "area: expected a number, got 'x'", ""),
     ]
-    found = grouped(said, house_contract)
-    assert [name for name, _ in found] == ["area", "kind", COMPARABLES, "area_per_room"]
-    assert dict(found)["kind"] == pytest.approx(0.3)
+    inputs = pl.DataFrame({"row": ["a", "=1+1"], "area": ["80", "x"]})
+    first, second = csv.DictReader(io.StringIO(to_csv(rows, inputs)))
+    assert (first["row"], first["row (input)"], first["area"]) == ("1", "a", "80")
+    assert (first["prediction"], first["warnings"]) == ("100.5", "far away")
+    assert (second["row"], second["row (input)"], second["prediction"]) == ("2", "'=1+1", "")
+    assert second["error"] == "area: expected a number, got 'x'"
+    assert "area" not in next(iter(csv.DictReader(io.StringIO(to_csv(rows, None)))))
 
 
-@pytest.mark.parametrize("scale", ["log", "none"])
-def test_steps_begin_at_the_typical_value_and_end_at_the_estimate(scale) -> None:
-    import math
-
-    parts = [(f"part {i}", 0.5 / (i + 1)) for i in range(12)]
-    total = 10.0 + sum(value for _, value in parts)
-    estimate = math.exp(total) if scale == "log" else total
-    start, steps = in_money(parts, expected=10.0, estimate=estimate, scale=scale, most=5)
-    assert len(steps) == 6
-    assert steps[-1][0] == OTHERS
-    assert start == pytest.approx(math.exp(10.0) if scale == "log" else 10.0)
-    assert start + sum(value for _, value in steps) == pytest.approx(estimate)
-
-
-def test_no_rest_is_shown_where_there_is_none() -> None:
-    _, steps = in_money([("area", 2.0)], expected=1.0, estimate=3.0, scale="none")
-    assert steps == [("area", 2.0)]
+def test_errors_of_a_row_are_in_words_and_a_decimal_comma_is_named(house_contract) -> None:
+    said = (
+        "area: expected a number in [1, 10000], got '80,5'; rooms: expected a whole number in "
+        "[1, 50], got '2.5'; kind: expected one of flat, house, villa, got 'tent'; something else"
+    )
+    assert error_text(house_contract, said) == (
+        "Area: must be between 1 and 10,000. Got '80,5'. "
+        "Rooms: must be a whole number between 1 and 50. Got '2.5'. "
+        "Kind: must be one of: flat, house, villa. Got 'tent'. something else "
+        "Write numbers with a decimal point: 80.5, not 80,5."
+    )
 
 
 def test_an_address_that_is_none_is_refused_before_anything_starts(monkeypatch) -> None:

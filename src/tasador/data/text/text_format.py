@@ -20,6 +20,7 @@ from tasador.contract.model import Source, TableContract, plain_name
 from tasador.core.errors import SourceError
 from tasador.data.archives import detect_encoding
 from tasador.data.errors import UnreadableTableError
+from tasador.data.text.decimal_commas import columns_with_commas
 
 #: How much of a file is looked at; a header above this would be held in memory whole.
 HEAD_BYTES = 1 << 20
@@ -94,11 +95,13 @@ class Beginning:
         form: How the file is written.
         offset: Bytes before its first row, of the text as UTF-8 without a byte order mark.
         rows: The part of the beginning that is rows.
+        commas: Columns whose numbers have a decimal comma; see `columns_with_commas`.
     """
 
     form: TextFormat
     offset: int
     rows: str
+    commas: frozenset[str] = frozenset()
 
 
 def detect_beginning(head: bytes, name: str, contract: TableContract) -> Beginning:
@@ -123,7 +126,12 @@ def detect_beginning(head: bytes, name: str, contract: TableContract) -> Beginni
         one.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
         for one in form.names
     )
-    return Beginning(replace(form, names=names), offset, text[form.body :])
+    rows = text[form.body :]
+    cells = csv_rows(rows.splitlines(), form.delimiter)
+    commas = columns_with_commas(names, cells, form.delimiter, contract)
+    if commas:
+        form = replace(form, notes=(*form.notes, "numbers are read with a decimal comma"))
+    return Beginning(replace(form, names=names), offset, rows, commas)
 
 
 def detect(

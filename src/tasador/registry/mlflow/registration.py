@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import orjson
 
@@ -41,8 +42,10 @@ StepStatus = Literal["done", "cached", "failed", "interrupted"]
 #: A model version's description is a VARCHAR(5000) in the registry's database.
 DESCRIPTION_LIMIT = 5000
 #: And so is a tag's value.
-_TAG_LIMIT = 5000
+TAG_LIMIT = 5000
 _HEADLINE = ("mape", "wmape", "median_ape", "within_10", "mae", "rmse", "r2")
+#: Without it MLflow shows its pages about language models around a run.
+WORKFLOW = "workflowType=machine_learning"
 FIRST = "1.0.0"
 CONTRACT_TAG, FEATURES_TAG, DATA_TAG = "contract_hash", "features_hash", "data_hash"
 
@@ -60,6 +63,7 @@ class StepRun:
         metrics: Figures; those that are not finite are left out.
         tags: Further searchable texts.
         artifacts: Files or folders to attach: cards, plots, tables.
+        children: What was tried in the step, nested in it, the best first: candidates, trials.
     """
 
     name: str
@@ -70,6 +74,7 @@ class StepRun:
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     artifacts: tuple[Path, ...] = ()
+    children: tuple[StepRun, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class MlflowRun:
     """Everything that is logged about one run of the pipeline.
 
     Attributes:
-        run_id: tasador's own run id; becomes the parent run's name.
+        run_id: tasador's own run id.
         started: ISO 8601 in UTC.
         seconds: How long the run took.
         dataset: The contract's name.
@@ -104,6 +109,8 @@ class MlflowRun:
         tags: Further searchable texts.
         artifacts: Files or folders attached to the parent run: report, best_params.yaml...
         steps: The steps in their order.
+        chosen: The family of the model, for people.
+        rows: How many rows were trained and tested on, by context: ``training``, ``test``.
         notes: Markdown added to the model version's description as far as it fits.
     """
 
@@ -125,7 +132,14 @@ class MlflowRun:
     tags: Mapping[str, str] = field(default_factory=dict)
     artifacts: tuple[Path, ...] = ()
     steps: tuple[StepRun, ...] = ()
+    chosen: str = ""
+    rows: Mapping[str, int] = field(default_factory=dict)
     notes: str = ""
+
+    def name(self, model_name: str) -> str:
+        """Return the parent run's name: the model, when it was trained, what was chosen."""
+        day = dt.datetime.fromisoformat(self.started).strftime("%Y-%m-%d %H:%M")
+        return f"{model_name} {day} {self.chosen}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -138,6 +152,7 @@ class RegisteredVersion:
         run_id: The registry's id of the run that logged it.
         uri: ``models:/<name>/<version>``, which never moves; an alias may.
         tags: The version's tags.
+        experiment_id: The registry's id of that run's experiment, where it was registered here.
     """
 
     name: str
@@ -145,6 +160,7 @@ class RegisteredVersion:
     run_id: str
     uri: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    experiment_id: str = field(default="", compare=False)
 
 
 def milliseconds(started: str, seconds: float = 0.0) -> int:
@@ -165,9 +181,9 @@ def accepted_names(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return list(result.items())
 
 
-def version_tags(run: MlflowRun) -> dict[str, str]:
-    """Return the tags by which a model version can be searched."""
-    tags = {
+def run_tags(run: MlflowRun) -> dict[str, str]:
+    """Return the tags by which a run can be searched: those that are no figures."""
+    return {
         "origin": run.origin,
         "dataset": run.dataset,
         "data_hash": run.data_hash,
@@ -175,24 +191,22 @@ def version_tags(run: MlflowRun) -> dict[str, str]:
         "code_commit": run.code_commit,
         "tasador_run": run.run_id,
     }
+
+
+def version_tags(run: MlflowRun) -> dict[str, str]:
+    """Return the tags by which a model version, which has no metrics, can be searched."""
+    tags = run_tags(run)
     tags |= {f"test.{name}": f"{one.value:.6g}" for name, one in sorted(run.test_metrics.items())}
     # whatever a caller adds, the tags that versions are found and compared by keep their values
-    names = {key: str(value)[:_TAG_LIMIT] for key, value in accepted_names(run.tags)}
+    names = {key: str(value)[:TAG_LIMIT] for key, value in accepted_names(run.tags)}
     return {**names, **tags}
 
 
 def describe(run: MlflowRun, model_name: str, alias: str) -> str:
     """Return the Markdown description of a model version, at most `DESCRIPTION_LIMIT` long."""
-    warning = (
-        "> **SYNTHETIC DATA.** This model was trained on generated rows. Its figures say nothing "
-        "about real values; do not use its estimates.\n\n"
-        if run.origin == "synthetic"
-        else ""
-    )
-    release = f"Release {run.tags['release']}. " if "release" in run.tags else ""
     sections = [
-        f"# {markdown(run.title)}\n\n{warning}{release}Trained by tasador run {code(run.run_id)} "
-        f"on {run.started}.",
+        f"# {markdown(run.title)}\n\n{_warning(run)}{_origin(run)}",
+        _result(run),
         f"## Data\n\n| | |\n|---|---|\n| dataset | {markdown(run.dataset)} |\n"
         f"| origin | **{run.origin}** |\n| source | {markdown(run.source)} |\n"
         f"| content hash | `{run.data_hash}` |",
@@ -204,6 +218,76 @@ def describe(run: MlflowRun, model_name: str, alias: str) -> str:
         run.notes.strip(),
     ]
     return _fitted([section for section in sections if section])
+
+
+def describe_run(run: MlflowRun, links: Sequence[tuple[str, str]]) -> str:
+    """Return the Markdown description of a run, its result first, at most `DESCRIPTION_LIMIT` long.
+
+    Args:
+        run: What was logged.
+        links: Text and address of pages of the registry's web app.
+    """
+    found = " · ".join(f"[{markdown(text)}]({address})" for text, address in links)
+    sections = [
+        _warning(run) + _result(run),
+        found,
+        f"{markdown(run.title)}. {_origin(run)}",
+        _metrics_section(run),
+        _candidates_section(run),
+    ]
+    return _fitted([section for section in sections if section])
+
+
+def _warning(run: MlflowRun) -> str:
+    if run.origin != "synthetic":
+        return ""
+    return (
+        "> **SYNTHETIC DATA.** This model was trained on generated rows. Its figures say nothing "
+        "about real values; do not use its estimates.\n\n"
+    )
+
+
+def _origin(run: MlflowRun) -> str:
+    release = f"Release {run.tags['release']}. " if "release" in run.tags else ""
+    return f"{release}Trained by tasador run {code(run.run_id)} on {run.started}."
+
+
+def _result(run: MlflowRun) -> str:
+    """Return how good the model is, in a sentence; nothing where it was not measured."""
+    half, near = (run.test_metrics.get(name) for name in ("median_ape", "within_10"))
+    if half is None:
+        return ""
+    tested = run.rows.get("test")
+    rows = f"{tested:,} held-out rows" if tested else "the held-out test set"
+    model = f"{run.chosen}: half" if run.chosen else "Half"
+    share = f"; {near.value:.0f}% are within 10%" if near else ""
+    known = math.isfinite(half.low) and math.isfinite(half.high)
+    interval = f" (95% interval {half.low:.1f} to {half.high:.1f}%)" if known else ""
+    return (
+        f"**{model} of the estimates are within {half.value:.1f}% of the recorded value**"
+        f"{interval}{share}, on {rows}."
+    )
+
+
+def page_links(
+    tracking_uri: str, name: str, number: str, run: tuple[str, str] | None = None
+) -> tuple[str, ...]:
+    """Return the pages of a version and of its run in MLflow's web app.
+
+    None where the registry is no server: an embedded one has no address.
+
+    Args:
+        tracking_uri: The registry.
+        name: The registered model.
+        number: The version's.
+        run: MLflow's ids of the experiment and of the run; None where they are not known.
+    """
+    if not tracking_uri.startswith(("http://", "https://")):
+        return ()
+    server = re.sub(r"://[^/@]+@", "://", tracking_uri).rstrip("/")
+    pages = [f"experiments/{run[0]}/runs/{run[1]}"] if run else []
+    pages.append(f"models/{quote(name, safe='')}/versions/{number}")
+    return tuple(f"{server}/#/{page}?{WORKFLOW}" for page in pages)
 
 
 def _metrics_section(run: MlflowRun) -> str:

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from tasador.registry.mlflow.registration import (
     RegisteredVersion,
     describe,
     milliseconds,
+    run_tags,
     version_tags,
 )
-from tasador.registry.mlflow.run_log import log_parent, log_step, start_run
+from tasador.registry.mlflow.run_log import log_run, start_run
 from tasador.registry.mlflow_reader import registry_reader
 from tasador.registry.signature import Trusted
 from tasador.registry.versions import ModelVersion, RegistryAddressError, only_model
@@ -144,13 +145,12 @@ def register_bundle(
     with open_client(tracking_uri) as client:
         _refuse_synthetic_over_real(client, model_name, alias, run)
         experiment_id = _experiment(client, tracking_uri, experiment, artifact_root)
-        parent = start_run(client, experiment_id, run.run_id, run.started, {})
+        parent = start_run(client, experiment_id, run.name(model_name), run.started, run_tags(run))
         try:
-            log_parent(client, parent, run)
-            for step in run.steps:
-                log_step(client, experiment_id, parent, step, run)
+            log_run(client, experiment_id, parent, run, contract)
             _upload_model(client, parent, bundle_folder, contract, run.started)
-            return _create_version(client, parent, model_name, alias, run)
+            version = _create_version(client, parent, model_name, alias, run)
+            return replace(version, experiment_id=experiment_id)
         # also on Ctrl-C: MLflow shows a run that nobody ended as running for ever
         except BaseException as error:
             status = "FAILED" if isinstance(error, Exception) else "KILLED"

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from tasador.contract.model import Column, TableContract
+from tasador.contract.model import Column, TableContract, people_label
 from tasador.core.hashing import canonical_json, sha256_bytes
 from tasador.core.languages import Language, amount, digits_of, number
-from tasador.features.meaning import people_label
 from tasador.reporting.appraisal import pictures
 from tasador.reporting.appraisal.pictures import Picture
 from tasador.reporting.appraisal.texts import (
@@ -208,7 +207,7 @@ def page(one: Appraisal, language: Language, issued: str) -> Page:
         banner=text("synthetic", language) if one.model.origin == "synthetic" else "",
         kind=text("report", language),
         title=one.title(language),
-        subtitle=one.model.contract.title,
+        subtitle=write.contract.title,
         meta=write.meta(issued),
         headline=write.headline(),
         tiles=write.tiles(),
@@ -233,7 +232,7 @@ class _Writer:
 
     def __init__(self, one: Appraisal, language: Language) -> None:
         self.one, self.language = one, language
-        self.contract, self.model = one.model.contract, one.model
+        self.contract, self.model = one.model.contract.in_language(language), one.model
         self.unit = self.contract.target.unit
         near: Sequence[Mapping[str, Any]] = one.explanation.get("comparables") or ()
         self.near = near[:MOST_COMPARABLES]
@@ -290,7 +289,8 @@ class _Writer:
 
     def facts(self) -> Pairs:
         shown = [
-            (people_label(name), self.cell(name, value)) for name, value in self.one.facts.items()
+            (self.contract.label_of(name), self.cell(name, value))
+            for name, value in self.one.facts.items()
         ]
         rest = len(shown) - _MOST_FACTS
         if rest > 0:
@@ -358,9 +358,9 @@ class _Writer:
         yield self.say("similarity"), "", *(_whole(one.get("similarity"), lang) for one in near)
         for column in self._attributes():
             name = (
-                f"{people_label(column.name)} ({column.unit})"
+                f"{self.contract.label_of(column.name)} ({column.unit})"
                 if column.unit
-                else people_label(column.name)
+                else self.contract.label_of(column.name)
             )
             values = [(one.get("attributes") or {}).get(column.name) for one in near]
             yield name, *(value_text(v, lang) for v in (self.one.facts.get(column.name), *values))
@@ -419,7 +419,10 @@ class _Writer:
     def named(self, name: str, shown: str | None = None) -> str:
         """Return what people call a group of features."""
         key = f"group.{name}"
-        return self.say(key) if key in TEXTS else people_label(shown or name)
+        if key in TEXTS:
+            return self.say(key)
+        own = any(column.name == name for column in self.contract.columns)
+        return self.contract.label_of(name) if own else people_label(shown or name)
 
     def adjustment(self, name: str) -> str:
         """Return what people call an adjustment."""
@@ -460,7 +463,7 @@ class _Writer:
     def unusual(self) -> tuple[str, ...]:
         found = [warning(str(one), self.language) for one in self.one.valuation.get("warnings", ())]
         if self.support.get("outside"):
-            names = ", ".join(people_label(str(name)) for name in self.support["outside"])
+            names = ", ".join(self.contract.label_of(str(name)) for name in self.support["outside"])
             found.append(self.say("outside", names=names))
         return tuple(found) or (self.say("usual"),)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,6 +153,11 @@ class CandidateResult:
     seconds: float
     error: str | None = None
     dropped: str | None = None
+
+    @property
+    def state(self) -> Literal["failed", "given up early", "whole"]:
+        """Whether it was measured on all folds."""
+        return "failed" if self.error else "given up early" if self.dropped else "whole"
 
     def mean(self, metric: str) -> float:
         """Mean of a metric over the folds; infinite when the candidate failed."""

@@ -264,7 +264,11 @@ DeepCheck = Callable[[], DeepHealth]
 
 
 def status_router(
-    service: Service, version: str, deep: DeepCheck, updates: Callable[[], Updates] = Updates
+    service: Service,
+    version: str,
+    deep: DeepCheck,
+    updates: Callable[[], Updates] = Updates,
+    docs: str = "/docs",
 ) -> APIRouter:
     """Return the routes about the service itself.
 
@@ -273,13 +277,14 @@ def status_router(
         version: Of tasador.
         deep: Looks at every dependency.
         updates: Returns how the search for newer models goes, without a request to a source.
+        docs: Path of the documentation.
     """
     router = APIRouter(tags=["status"])
 
     @router.get("/", response_model=About)
     async def about() -> About:
         """Name and version of the service, and where its documentation is."""
-        return About(name="tasador", version=version, docs_url="/docs")
+        return About(name="tasador", version=version, docs_url=docs)
 
     @router.get("/health", response_model=Health)
     async def health() -> Health:

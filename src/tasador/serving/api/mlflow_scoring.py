@@ -38,7 +38,9 @@ def mlflow_router(service: Service, version: str) -> APIRouter:
         tags=["mlflow scoring"], default_response_class=Response, route_class=NanRoute
     )
 
-    @router.get("/ping", summary="Whether a model is loaded", responses=answers(None, 503))
+    @router.get(
+        "/ping", summary="Whether a model is loaded", responses={503: {"description": "It is not"}}
+    )
     async def ping() -> Response:
         # a line feed is what MLflow's own server answers
         return Response(b"\n", 200 if service.ready else 503, media_type="application/json")
@@ -51,7 +53,7 @@ def mlflow_router(service: Service, version: str) -> APIRouter:
         "/invocations",
         summary="Value rows in MLflow's forms",
         responses={
-            **answers(None, 400, 401, 408, 413, 415, 422, 429, 500, 503),
+            **answers(None, "invalid_rows", "model_not_ready", "no_space"),
             200: {"description": "Done", "content": {"application/json": {"schema": _ANSWER}}},
         },
         openapi_extra=_BODY,

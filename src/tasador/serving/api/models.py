@@ -30,8 +30,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-_READ = (400, 401, 404, 422, 429, 500, 503)
-_CHANGE = (400, 401, 403, 409, 422, 429, 500, 503)
+_READ = ("registry_away", "database_away", "lifecycle_unavailable")
 #: Cells with fewer rows are counted, but their value is withheld: it would reveal single sales.
 _FEWEST = 5
 
@@ -69,7 +68,6 @@ def admin_router(actions: AdminActions) -> APIRouter:
         prefix=ADMIN.rstrip("/"),
         tags=["admin"],
         dependencies=[Depends(require_admin)],
-        responses=answers(None, 400, 401, 403, 429, 500, 503),
     )
     # one change at a time: two rollbacks at once would cancel each other
     changing = asyncio.Lock()
@@ -79,7 +77,7 @@ def admin_router(actions: AdminActions) -> APIRouter:
         """Tell which model answers, which one a rollback returns to, and how the sources are."""
         return dict(actions.state())
 
-    @router.post("/rollback", responses=answers(None, 409))
+    @router.post("/rollback", responses=answers(None, "nothing_to_roll_back_to"))
     async def rollback(request: Request) -> dict[str, str]:
         """Let the previous model answer again."""
         async with changing:
@@ -219,9 +217,9 @@ class Lifecycle:
 
 def card_router(service: Service) -> APIRouter:
     """Return the routes about the model that answers."""
-    router = APIRouter(prefix="/api/v1/models", tags=["models"], responses=answers(None, *_READ))
+    router = APIRouter(prefix="/api/v1/models", tags=["models"])
 
-    @router.get("/card", response_class=Response)
+    @router.get("/card", response_class=Response, responses=answers(None, "model_not_ready"))
     def card() -> Response:
         """The model card, Markdown."""
         loaded = service.slot.current
@@ -229,7 +227,11 @@ def card_router(service: Service) -> APIRouter:
             raise Problem("model_not_ready")
         return Response(loaded.bundle.card, media_type="text/markdown; charset=utf-8")
 
-    @router.get("/density", response_model=Density)
+    @router.get(
+        "/density",
+        response_model=Density,
+        responses=answers(None, "no_coordinates", "model_not_ready"),
+    )
     def places() -> Density:
         """Where the training rows of a table with coordinates lie, by cell of a grid."""
         loaded = service.slot.current
@@ -250,7 +252,7 @@ def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
     changing: dict[str, Any] = {
         "tags": ["admin"],
         "dependencies": [Depends(require_admin)],
-        "responses": answers(None, *_CHANGE),
+        "responses": answers(None, *_READ, "nothing_to_roll_back_to", "gates_refuse"),
     }
     lock = asyncio.Lock()
 
@@ -264,7 +266,12 @@ def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
         """What served when, who changed it and why, newest first."""
         return {"entries": _call_lifecycle(lambda: lifecycle.history(limit))}
 
-    @router.get("/api/v1/models/report", response_class=Response, **reading)
+    @router.get(
+        "/api/v1/models/report",
+        tags=["models"],
+        response_class=Response,
+        responses=answers(None, *_READ, "no_report", "model_not_ready"),
+    )
     def report() -> Response:
         """The report of the run that made the model which answers, HTML."""
         loaded = service.slot.current
@@ -279,7 +286,7 @@ def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
     @router.post(f"{ADMIN}models/promote", **changing)
     async def promote(request: Request, promotion: Promotion) -> dict[str, Any]:
         """Move an alias to a version that passes the gates, as `tasador promote`."""
-        who = _administrator(request)
+        who = administrator(request)
         async with lock:
             done = await asyncio.to_thread(
                 _call_lifecycle, lambda: lifecycle.promote(promotion, who)
@@ -291,7 +298,7 @@ def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
     @router.post(f"{ADMIN}models/rollback", **changing)
     async def rollback(request: Request, target: Return) -> dict[str, Any]:
         """Return to the previous champion or an earlier one, as `tasador rollback`."""
-        who = _administrator(request)
+        who = administrator(request)
         async with lock:
             done = await asyncio.to_thread(_call_lifecycle, lambda: lifecycle.rollback(target, who))
         await asyncio.to_thread(lifecycle.changed)
@@ -300,8 +307,8 @@ def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
     return router
 
 
-def _administrator(request: Request) -> str:
-    """Return who asks."""
+def administrator(request: Request) -> str:
+    """Return who asks, for the audit log."""
     exchange: Exchange = request.scope["tasador"]
     return f"api key {exchange.client}"
 

@@ -1,13 +1,17 @@
-"""``/api/v1/monitoring``: what `tasador watch` found. Reading only."""
+"""``/api/v1/monitoring``: what `tasador watch` found, and how an administrator answers alerts."""
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
 
+from tasador.core.errors import TasadorError
 from tasador.records.audit_log import StoredVerdict, Verdicts
 from tasador.records.shared_state import (
     ALERT_ROUTES,
@@ -17,12 +21,15 @@ from tasador.records.shared_state import (
     Leases,
     SharedState,
 )
+from tasador.serving.api.models import ReasonText, administrator, require_admin
 from tasador.serving.api.openapi import answers
 from tasador.serving.errors import Problem
+from tasador.serving.http.middleware import ADMIN
+from tasador.serving.http.request import BodyRoute
 from tasador.serving.service import LazyDatabase, Service
 from tasador.settings.serving import RecordSettings
 
-_REFUSALS = (400, 401, 404, 422, 429, 500, 503)
+_REFUSALS = ("model_not_ready", "records_off", "database_away")
 MOST_VERDICTS = 500
 
 
@@ -119,6 +126,75 @@ class Alerts(BaseModel):
     )
 
 
+class Acknowledgement(BaseModel):
+    """Which firing alert somebody has seen."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str = Field(description="As ``/api/v1/monitoring/alerts`` names it", max_length=1000)
+    by: ReasonText = Field("", description="Who answers; by default the API key's name")
+    reason: ReasonText = Field("", description="Kept in the audit log")
+
+
+class Silence(Acknowledgement):
+    """Of which alert nothing shall be sent for a time."""
+
+    seconds: float = Field(3600.0, ge=0, le=31 * 86400, description="0 ends a silence")
+
+
+class AnsweredAlerts(BaseModel):
+    """The alerts that were answered."""
+
+    keys: list[str]
+
+
+@dataclass(frozen=True)
+class AlertActions:
+    """How alerts are answered; each is called in a thread, and returns the keys of the alerts.
+
+    Attributes:
+        acknowledge: Takes the key, who and why.
+        silence: Takes the key, the seconds, who and why.
+    """
+
+    acknowledge: Callable[[str, str, str], list[str]]
+    silence: Callable[[str, float, str, str], list[str]]
+
+
+def alerts_router(actions: AlertActions) -> APIRouter:
+    """Return the administrators' routes that answer alerts, as `tasador alerts` does."""
+    router = APIRouter(
+        prefix=f"{ADMIN}alerts", tags=["admin"], route_class=BodyRoute,
+        dependencies=[Depends(require_admin)],
+        responses=answers(None, "no_alert", "database_away"),
+    )  # fmt: skip
+
+    async def answered(act: Callable[[], list[str]]) -> AnsweredAlerts:
+        try:
+            keys = await asyncio.to_thread(act)
+        except TasadorError as error:
+            raise Problem.of("database_away", error) from None
+        if not keys:
+            raise Problem("no_alert")
+        return AnsweredAlerts(keys=keys)
+
+    @router.post("/acknowledge", response_model=AnsweredAlerts)
+    async def acknowledge(request: Request, answer: Acknowledgement) -> AnsweredAlerts:
+        """Say that a firing alert was seen, which stops its reminders."""
+        who = answer.by or administrator(request)
+        return await answered(lambda: actions.acknowledge(answer.key, who, answer.reason))
+
+    @router.post("/silence", response_model=AnsweredAlerts)
+    async def silence(request: Request, answer: Silence) -> AnsweredAlerts:
+        """Send nothing about an alert for a time; 0 seconds end that."""
+        who = answer.by or administrator(request)
+        return await answered(
+            lambda: actions.silence(answer.key, answer.seconds, who, answer.reason)
+        )
+
+    return router
+
+
 def monitoring_router(service: Service, source: MonitoringReader) -> APIRouter:
     """Return the routes about what was found.
 
@@ -139,7 +215,11 @@ def monitoring_router(service: Service, source: MonitoringReader) -> APIRouter:
         found = source.verdicts(_model(service), since, limit)
         return VerdictLines(verdicts=[_line(one) for one in found])
 
-    @router.get("/verdicts/latest", response_model=WholeVerdict)
+    @router.get(
+        "/verdicts/latest",
+        response_model=WholeVerdict,
+        responses=answers(None, "no_verdict"),
+    )
     def latest() -> WholeVerdict:
         """The last verdict, with everything that was looked at."""
         # verdicts of the served model only: a database may hold those of several

@@ -292,7 +292,8 @@ def open_inference_router(service: Service, version: str) -> APIRouter:
         default_response_class=Response,
         route_class=NanRoute,
     )
-    refusals = answers(None, 401, 404, 503)
+    named = ("unknown_model", "unknown_version", "model_not_ready")
+    refusals = answers(None, *named)
 
     @router.get("", summary="Name, version and extensions of the server")
     async def server() -> Response:
@@ -305,13 +306,13 @@ def open_inference_router(service: Service, version: str) -> APIRouter:
     @router.get(
         "/health/ready",
         summary="Whether requests should be sent here",
-        responses=answers(None, 503),
+        responses={503: {"description": "No"}},
     )
     async def ready() -> Response:
         return _json({"ready": service.ready}, 200 if service.ready else 503)
 
     inferring: dict[int | str, dict[str, Any]] = {
-        **answers(None, 400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
+        **answers(None, *named, "invalid_tensors", "invalid_rows", "no_space"),
         200: {"description": "Done", "content": {"application/json": {"schema": _ANSWER}}},
     }
     for path in ("/models/{name}", "/models/{name}/versions/{version}"):

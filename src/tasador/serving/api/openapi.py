@@ -1,36 +1,24 @@
-"""The OpenAPI document and its models, made from the bundle that answers, and Swagger UI to try it.
+"""The models of requests and answers, made from the bundle that answers.
 
 The models of rows and answers are made from a bundle's contract, the rest is written out. They
 document (units, bounds, examples) and are what generated clients are made from. Rows are read by
-`request_parsing`, which a property test keeps equal to these models. Swagger UI comes from this
-service: the page loads nothing from elsewhere.
+`request_parsing`, which a property test keeps equal to these models.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, Response
-from fastapi.openapi.utils import get_openapi
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
-from pydantic.json_schema import models_json_schema
-from starlette.responses import FileResponse
 
 from tasador.contract.formats import PLAIN
 from tasador.contract.model import Column, TableContract
 from tasador.contract.row_check import expectation
-from tasador.core.errors import MissingExtraError
-from tasador.serving.errors import MEDIA_TYPE, Problem
-from tasador.serving.http.auth import PUBLIC, SwaggerFile
-from tasador.serving.http.middleware import PROBES
-from tasador.serving.service import Service
-from tasador.settings.serving import ServeLimits
+from tasador.serving.errors import MEDIA_TYPE, PAGE, PROBLEMS
 
-_REFERENCE = "#/components/schemas/{model}"
+REFERENCE = "#/components/schemas/{model}"
 _SHOWN_CATEGORIES = 1000
 _RELEASE = "The model's version for people, e.g. 1.2.0; null when it was never registered"
 
@@ -49,7 +37,10 @@ class Fault(BaseModel):
 class ProblemDetails(BaseModel):
     """The body of every answer that refuses a request, as RFC 9457 has it."""
 
-    type: str = Field(examples=["urn:tasador:problem:invalid_rows"])
+    type: str = Field(
+        description="Address of what is said about this kind of problem",
+        examples=[f"{PAGE}#invalid_rows"],
+    )
     title: str = Field(description="What all problems of this type have in common")
     status: int
     detail: str = Field(description="What happened, for people")
@@ -411,160 +402,34 @@ def _field(column: Column, default: Any) -> Any:
     return Field(default, ge=low, le=high, description=description, json_schema_extra=extra or None)
 
 
-_WITHOUT_MODEL: tuple[type[BaseModel], ...] = (ProblemDetails,)
-
-REFUSALS = {
-    400: "The host is not one that the service answers to",
-    401: "No key, or an unknown one",
-    403: "The key may not do this",
-    404: "Unknown path or version",
-    408: "The body did not arrive in time",
-    409: "There is nothing to return to, or another outcome is known",
-    413: "The body is too large",
-    415: "The body is of a different type",
-    422: "The request does not meet its contract; every fault is listed",
-    429: "Too many requests; see Retry-After",
-    500: "A fault of the service",
-    503: "No model yet, too many requests under way, or out of time; see Retry-After",
-}
-
-
 def body_of(model: str) -> dict[str, Any]:
     """Return what FastAPI adds to a route whose body it does not read."""
     return {
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {"$ref": _REFERENCE.format(model=model)}}},
+            "content": {"application/json": {"schema": {"$ref": REFERENCE.format(model=model)}}},
         }
     }
 
 
-def answers(model: str | None, *statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the documented answers of a route: a model for 200, errors for `statuses`."""
+def answers(model: str | None, *words: str) -> dict[int | str, dict[str, Any]]:
+    """Return the documented answers of a route: a model for 200, and the problems of its own.
+
+    `documentation` adds the problems that many routes have, and examples.
+
+    Args:
+        model: Name of the answer's model; None where the route says what 200 is.
+        words: Kinds of problems, see `errors.PROBLEMS`.
+    """
     found: dict[int | str, dict[str, Any]] = {}
     if model is not None:
-        reference = {"$ref": _REFERENCE.format(model=model)}
+        reference = {"$ref": REFERENCE.format(model=model)}
         found[200] = {
             "description": "Done",
             "content": {"application/json": {"schema": reference}},
         }
-    problem = {"$ref": _REFERENCE.format(model="ProblemDetails")}
-    for status in statuses:
-        found[status] = {
-            "description": REFUSALS[status],
-            "content": {MEDIA_TYPE: {"schema": problem}},
-        }
+    for word in words:
+        content: dict[str, Any] = {MEDIA_TYPE: {"examples": {}}}
+        answer = found.setdefault(PROBLEMS[word].status, {"description": "", "content": content})
+        answer["content"][MEDIA_TYPE]["examples"][word] = {}
     return found
-
-
-class Documentation:
-    """Makes the OpenAPI document, again whenever another contract answers.
-
-    Args:
-        app: Whose routes are documented.
-        service: Knows the model.
-        version: Of tasador.
-    """
-
-    def __init__(self, app: FastAPI, service: Service, version: str) -> None:
-        self._app = app
-        self._service = service
-        self._version = version
-        self._made: tuple[str, dict[str, Any]] | None = None
-
-    def openapi(self) -> dict[str, Any]:
-        """Return the document."""
-        try:
-            predictor = self._service.predictor()
-        # the document is there without a model too: the page asks for it at any time
-        except Problem:
-            key, models = "", list(_WITHOUT_MODEL)
-            title = "tasador"
-        else:
-            key, title = predictor.version, f"tasador: {predictor.contract.title}"
-            service, profile = self._service, predictor.bundle.profile
-            withheld = service.no_value != ServeLimits()
-            made = request_models(
-                predictor.contract, profile, service.limits.batch, withheld=withheld
-            )
-            models = [*_WITHOUT_MODEL, *made]
-        if self._made is None or self._made[0] != key:
-            self._made = key, self._document(title, models)
-        return self._made[1]
-
-    def _document(self, title: str, models: Sequence[type[BaseModel]]) -> dict[str, Any]:
-        document: dict[str, Any] = get_openapi(
-            title=title, version=self._version, routes=self._app.routes
-        )
-        _, defined = models_json_schema(
-            [(model, "validation") for model in models], ref_template=_REFERENCE
-        )
-        components = document.setdefault("components", {})
-        components["securitySchemes"] = _KEYS
-        for path, item in document["paths"].items():
-            for operation in item.values() if path not in PUBLIC and path not in PROBES else ():
-                operation["security"] = [{name: []} for name in _KEYS]
-        schemas = components.setdefault("schemas", {})
-        schemas.update(defined["$defs"])
-        for name in _referenced(document) - set(schemas):
-            schemas[name] = {"type": "object", "description": "Known once a model is loaded"}
-        return document
-
-
-def _referenced(node: Any) -> set[str]:
-    """Return the names of all schemas that a document refers to."""
-    if isinstance(node, Mapping):
-        found = {str(node["$ref"]).rsplit("/", 1)[-1]} if "$ref" in node else set()
-        return found.union(*(_referenced(value) for value in node.values()))
-    if isinstance(node, list):
-        return set().union(*(_referenced(value) for value in node))
-    return set()
-
-
-#: Every route but the public ones takes a key in either of these, where keys are configured.
-_KEYS = {
-    "X-API-Key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-    "Bearer": {"type": "http", "scheme": "bearer"},
-}
-#: Swagger UI sets styles of single elements and draws its icons from data URIs.
-_PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; base-uri 'none'; form-action 'none'"
-)
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>tasador API</title>
-<meta name="viewport" content="width=device-width,initial-scale=1">
-<link rel="icon" href="docs/favicon.png"><link rel="stylesheet" href="docs/swagger-ui.css">
-<div id="swagger-ui"></div><script src="docs/swagger-ui-bundle.js"></script>
-<script src="docs/start.js"></script></html>"""
-# a file of its own: the page's policy runs no script inside of a page
-_START = """SwaggerUIBundle({url: 'openapi.json', dom_id: '#swagger-ui', validatorUrl: null,
-  tryItOutEnabled: true, displayRequestDuration: true, persistAuthorization: false})"""
-
-
-def documentation_router(documentation: Documentation) -> APIRouter:
-    """Return the routes of the OpenAPI document and of Swagger UI."""
-    router = APIRouter(include_in_schema=False)
-
-    @router.get("/openapi.json")
-    async def openapi() -> dict[str, Any]:
-        return documentation.openapi()
-
-    @router.get("/docs")
-    async def page() -> Response:
-        headers = {"content-security-policy": _PAGE_POLICY}
-        return Response(_PAGE, media_type="text/html", headers=headers)
-
-    @router.get("/docs/start.js")
-    async def start() -> Response:
-        return Response(_START, media_type="text/javascript")
-
-    @router.get("/docs/{name}")
-    async def asset(name: SwaggerFile) -> Response:
-        found = find_spec("fastapi_offline")  # found, not imported: its module is not needed
-        if found is None or found.origin is None:
-            raise MissingExtraError.for_package("fastapi-offline", "serve")
-        return FileResponse(
-            Path(found.origin).parent / "static" / name, headers={"cache-control": "max-age=86400"}
-        )
-
-    return router

@@ -178,7 +178,7 @@ def outcomes_router(routes: OutcomeRoutes) -> APIRouter:
         "/outcomes",
         response_class=Response,
         responses={
-            **answers(None, 400, 401, 404, 408, 409, 413, 415, 422, 429, 500, 503),
+            **answers(None, "outcome_conflict", "invalid_outcomes", "records_off", "database_away"),
             200: {"description": "Done", "model": OutcomesAnswer},
         },
     )

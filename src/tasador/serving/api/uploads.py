@@ -20,6 +20,7 @@ from tasador.contract.model import TableContract, plain_name
 from tasador.contract.row_check import expectation, shown
 from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data.parquet.limits import UPLOADED, ParquetFacts
+from tasador.data.text.decimal_commas import without_commas
 from tasador.data.text.extra_rows import FOOT, RowTotals, rows_below
 from tasador.data.text.text_format import HEAD_BYTES, TextFormat, csv_rows, detect_beginning
 from tasador.serving.errors import InvalidRequest, Problem, error_detail, wrong_media_type
@@ -82,10 +83,11 @@ class Upload:
 
 def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
     try:
-        form = detect_beginning(file.read(HEAD_BYTES), "the file", contract).form
+        beginning = detect_beginning(file.read(HEAD_BYTES), "the file", contract)
     except SourceError as error:
         raise _no_table(error.expected or "", error.got or error.message) from None
-    names = form.names
+    form, names = beginning.form, beginning.form.names
+    commas = [i for i, name in enumerate(names) if name in beginning.commas]
     _check_header(names, contract)
     known = {column.name for column in contract.columns}
     yield None
@@ -99,6 +101,8 @@ def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
         if isinstance(read, UnreadableRow):
             row: Row = read
         elif len(cells) == len(names):
+            for i in commas:
+                cells[i] = without_commas(cells[i])
             row = _short(dict(zip(names, cells, strict=True)), known)
             plain = [cell.strip() for cell in cells]
             repeated = plain == header and sum(map(bool, header)) > 1

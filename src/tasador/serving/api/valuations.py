@@ -62,7 +62,7 @@ _SUFFIXES = {".csv": _CSV, ".parquet": _PARQUET}
 #: Explanations take milliseconds each, and a processor meanwhile.
 MOST_EXPLAINED = 20
 PREDICT = "/api/v1/predict"
-_ERRORS = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503)
+_ERRORS = ("unknown_version", "model_not_ready", "no_space")
 _AS_OF = {
     "name": "as_of",
     "in": "query",
@@ -70,7 +70,10 @@ _AS_OF = {
     "description": "Day as of which all rows are valued, in place of their own dates",
 }
 _VERSION = {
-    "parameters": [{"name": "model_version", "in": "query", "schema": {"type": "string"}}],
+    "name": "model_version",
+    "in": "query",
+    "schema": {"type": "string"},
+    "description": "Version that has to answer; another than the loaded one is refused",
 }
 _COVERAGE = {
     "name": "coverage",
@@ -78,7 +81,7 @@ _COVERAGE = {
     "schema": {"type": "number", "minimum": LEAST_COVERAGE, "maximum": MOST_COVERAGE},
     "description": "Share of truths that the intervals are to hold, in place of the model's own",
 }
-_QUERY = {"parameters": [*_VERSION["parameters"], _AS_OF, _COVERAGE]}
+_QUERY = {"parameters": [_VERSION, _AS_OF, _COVERAGE]}
 
 Kind = Literal["html", "pdf"]
 _MEDIA: dict[Kind, str] = {"html": "text/html", "pdf": "application/pdf"}
@@ -249,7 +252,7 @@ def valuation_router(routes: ValuationRoutes) -> APIRouter:
     @router.post(
         PREDICT,
         response_class=Response,
-        responses=answers("PredictAnswer", *_ERRORS),
+        responses=answers("PredictAnswer", *_ERRORS, "invalid_rows"),
         openapi_extra={**body_of("PredictRequest"), **_QUERY},
     )
     async def predict(request: Request) -> Response:
@@ -259,7 +262,7 @@ def valuation_router(routes: ValuationRoutes) -> APIRouter:
     @router.post(
         "/api/v1/explain",
         response_class=Response,
-        responses=answers("ExplainAnswer", *_ERRORS),
+        responses=answers("ExplainAnswer", *_ERRORS, "invalid_rows"),
         openapi_extra=_QUERY,
     )
     async def explain(request: Request, asked: ExplainRequest) -> Response:
@@ -272,7 +275,7 @@ def valuation_router(routes: ValuationRoutes) -> APIRouter:
         summary="Write the valuation report of a row",
         response_class=Response,
         responses={
-            **answers(None, *_ERRORS),
+            **answers(None, *_ERRORS, "invalid_rows", "report_unavailable"),
             200: {
                 "description": "One page that loads nothing, or a PDF; its numbers are those of "
                 "/api/v1/explain",
@@ -554,13 +557,10 @@ def score_router(service: Service) -> APIRouter:
     routes = ScoreRoutes(service)
     router = APIRouter(prefix="/api/v1", tags=["valuation"], route_class=BodyRoute)
 
-    async def score(request: Request) -> Response:
-        return await routes.score(request)
-
     binary = {"schema": {"type": "string", "format": "binary"}}
     router.add_api_route(
         "/score",
-        score,
+        routes.score,
         methods=["POST"],
         summary="Value the rows of a file",
         description="CSV with a line of column names, or Parquet; one line a row comes back. Rows "
@@ -568,7 +568,7 @@ def score_router(service: Service) -> APIRouter:
         "have no line; they count where rows are numbered.",
         response_class=Response,
         responses={
-            **answers(None, *_ERRORS),
+            **answers(None, *_ERRORS, "invalid_header", "malformed_file"),
             200: {
                 "description": f"Columns: {', '.join(_FIELDS)}. Rows count from 1.",
                 "content": {
@@ -592,7 +592,7 @@ def score_router(service: Service) -> APIRouter:
                     },
                 },
             },
-            **_VERSION,
+            "parameters": [_VERSION],
         },
         name="score",
     )

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Literal, Protocol, cast, get_args
 
 from tasador.core.errors import ConfigError, StorageError
-from tasador.serving.errors import Problem
+from tasador.serving.errors import PAGE, Problem
 from tasador.serving.http.middleware import ADMIN, PROBES
 from tasador.serving.http.request import Role
 from tasador.settings.serving import LimitSettings, SecuritySettings
@@ -84,7 +84,7 @@ log = logging.getLogger(__name__)
 SwaggerFile = Literal["swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"]
 #: Read without a key: what the service is, and how to ask it.
 PUBLIC = frozenset(
-    {"/", "/openapi.json", "/version", "/v2", "/docs", "/docs/start.js"}
+    {"/", "/openapi.json", "/version", "/v2", PAGE, "/docs", "/docs/start.js"}
     | {f"/docs/{name}" for name in get_args(SwaggerFile)}
 )
 KEY_ROLES: tuple[Role, ...] = ("client", "importer", "admin")

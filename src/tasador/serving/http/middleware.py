@@ -97,6 +97,7 @@ class ContextMiddleware:
         proxies: Whose ``X-Forwarded-For`` is believed; None believes nobody's.
         refused: Notes a request that was refused.
         access_log: Whether every request is logged.
+        prefix: What a proxy puts before the service's paths. A proxy may take it away or not.
     """
 
     def __init__(
@@ -108,8 +109,10 @@ class ContextMiddleware:
         proxies: TrustedProxies | None = None,
         refused: Callable[[Exchange, Problem], None] = lambda *_: None,
         access_log: bool = False,
+        prefix: str = "",
     ) -> None:
         self._app = app
+        self._prefix = prefix
         self._counts = counts
         self._known = frozenset(known)
         self._proxies = proxies
@@ -123,6 +126,9 @@ class ContextMiddleware:
             return
         if scope["method"] == "HEAD":  # a GET whose body the server leaves out
             scope = {**scope, "method": "GET"}
+        path, prefix = scope["path"], self._prefix
+        if prefix and (path == prefix or path.startswith(f"{prefix}/")):
+            scope = {**scope, "path": path.removeprefix(prefix) or "/"}
         exchange = scope["tasador"] = self._exchange(scope)
 
         async def send_noted(message: Message) -> None:
@@ -159,6 +165,7 @@ class ContextMiddleware:
             time.perf_counter(),
             scope.get("query_string", b""),
             client,
+            prefix=self._prefix,
         )
 
     def _route(self, scope: Scope, exchange: Exchange) -> str:
@@ -239,7 +246,7 @@ class ProblemMiddleware:
 def problem_response(problem: Problem, exchange: Exchange) -> Response:
     """Return the answer to a request that is refused, and note why it is."""
     exchange.problem = problem
-    body = problem.body(exchange.request_id)
+    body = problem.body(exchange.request_id, exchange.prefix)
     return Response(body, problem.status, headers=problem.headers(), media_type=MEDIA_TYPE)
 
 

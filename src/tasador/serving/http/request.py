@@ -48,7 +48,7 @@ class Exchange:
 
     Attributes:
         method: The HTTP method.
-        path: The path as sent.
+        path: The path, without `prefix`.
         headers: By lower-case name; of a repeated one the last.
         request_id: Sent by the client, or made here.
         started: When it arrived, by `time.perf_counter`.
@@ -61,6 +61,7 @@ class Exchange:
         problem: Why it was refused; None when it was not.
         status: The status of its answer; 0 while none was sent.
         answered: Whether the whole answer was handed over.
+        prefix: What a proxy puts before the service's paths.
     """
 
     method: str
@@ -77,6 +78,7 @@ class Exchange:
     problem: Problem | None = None
     status: int = 0
     answered: bool = False
+    prefix: str = ""
 
 
 def is_json(content_type: bytes) -> bool:

@@ -44,9 +44,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
     Attributes:
         header_timeout_s: Seconds within which a request's headers must be complete.
+        prefix: What a proxy puts before the service's paths.
     """
 
     header_timeout_s: ClassVar[float] = 10.0
+    prefix: ClassVar[str] = ""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -133,7 +135,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if self.cycle is None or self.cycle.response_complete:  # else it would cut into an answer
             own_id = request_id(None)
-            body = problem.body(own_id)
+            body = problem.body(own_id, self.prefix)
             head = (
                 f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
                 "connection: close\r\n\r\n"

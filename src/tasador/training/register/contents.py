@@ -26,6 +26,7 @@ from tasador.modeling.training_rows import TrainingRows
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
 from tasador.monitoring.reference import build_reference
 from tasador.registry.known_sales import KnownSales, short_text
+from tasador.registry.manifest import CARD_HASH, CARD_TIME, CARD_VERSION
 from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.registry.writer import BundleParts, write_bundle
 from tasador.reporting.model_card import ModelFacts
@@ -164,9 +165,9 @@ def write_bundle_of(
             "segregate": {**to_plain(settings.segregate), "method": made.rows.method},
             "impute": {**to_plain(settings.impute), "chosen": made.features.choice.imputation},
             "selection": to_plain(settings.selection),
-            # where trials and versions are kept changes no model, and may hold a password
+            # what changes no model is left out; where trials are kept may hold a password
             "sweep": _without(settings.sweep, "storage", "study"),
-            "register": _without(settings.register, "alias"),
+            "register": _without(settings.register, "alias", "backtest"),
         }
         | ({} if settings.model == ModelSettings() else {"model": to_plain(settings.model)}),
         "seed": settings.seed,
@@ -276,13 +277,13 @@ def model_facts(
     cap = contract.target.cap
     return ModelFacts(
         model=" and ".join(describe_member(member) for member in choice.members),
-        version="the version in this bundle's manifest.json",
-        trained="the time in this bundle's manifest.json",
+        version=CARD_VERSION,
+        trained=CARD_TIME,
         origin=made.table.origin,
         source=made.table.source,
         data_hash=made.table.content_hash,
         code_commit=code_commit(),
-        bundle_hash="in this bundle's manifest.json",
+        bundle_hash=CARD_HASH,
         train_rows=len(train),
         test_rows=len(report.actual),
         refused_rows=made.rows.refused,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from tasador.core.errors import TrainingError
 from tasador.data import sources
 from tasador.data.row_groups import declared_groups, rival_values
-from tasador.data.table import Part
+from tasador.data.table import Part, Table
+from tasador.data.validation import validate_table
 from tasador.metrics.ratio_study import By
 from tasador.metrics.regression import relative_errors
 from tasador.modeling.confidence import LEAST_COVERAGE, MOST_COVERAGE, ConfidenceModel
@@ -23,6 +24,7 @@ from tasador.registry.model_bundle import ModelBundle
 from tasador.selection.diagnostics import Diagnostics, diagnose
 from tasador.selection.folds import assign_folds
 from tasador.selection.test_metrics import CrossValidation, EvaluationReport, evaluate
+from tasador.training.backtest import Backtest, value_spans
 from tasador.training.context import (
     Evidence,
     RunContext,
@@ -226,6 +228,27 @@ def unstretched(
     score = choice.unstretched(onnx.predict(made.features.fitted.transform(report.X)))
     transform = replace(run.transform, trend=made.rows.trend)
     return transform.inverse(score, None if at is None else report.X[:, at])
+
+
+def backtest_of(run: RunContext, made: Evidence, bundle: ModelBundle) -> Backtest:
+    """Value the newest years by what was known before them.
+
+    All rows of the table are taken, as by `tasador backtest`.
+
+    Raises:
+        BacktestError: There are too few sales before each year.
+        TrainingError: Too little was known for a model of that kind.
+    """
+    settings, how, stored = run.settings, run.settings.segregate, made.table
+    frame = sources.read_stored(run.workspace / "data", stored.content_hash)
+    table = validate_table(
+        Table(frame, stored.content_hash, stored.origin, stored.source),
+        settings.contract,
+        max_refused_share=how.max_refused_share,
+        min_rows=how.min_rows,
+    )
+    newest = settings.register.backtest
+    return value_spans(bundle, settings, table, run.workspace / "data", newest=newest)
 
 
 def known_again(run: RunContext, made: Evidence, bundle: ModelBundle) -> tuple[Floats, Floats]:

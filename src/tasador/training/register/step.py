@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
+from tasador.core.errors import TasadorError
 from tasador.core.hashing import to_plain
 from tasador.modeling.confidence import ConfidenceModel
 from tasador.modeling.conformal import ConformalInterval
@@ -18,6 +19,7 @@ from tasador.registry.model_bundle import load_bundle
 from tasador.reporting.card_markdown import to_markdown
 from tasador.reporting.model_card import decision_table, write_model_card
 from tasador.selection.test_metrics import CrossValidation
+from tasador.training.backtest import show_backtest
 from tasador.training.context import (
     Evidence,
     RunContext,
@@ -62,6 +64,7 @@ from tasador.training.register.contents import (
 )
 from tasador.training.register.measuring import (
     SCALE,
+    backtest_of,
     bounds_of,
     calibration,
     count_violations,
@@ -91,6 +94,9 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
         run, made, evaluated.onnx, interval, cv, random_cv, spatial_cv, confidence
     )
     shipped = _shipped(run, made, choice, evaluated, interval, learnt)
+    backtested = run.settings.register.backtest > 0 and made.rows.method == "time"
+    if backtested:
+        made.rows.test.open("valued again by the backtest, which decides nothing")
     report = replace(report, openings=tuple(made.rows.test.openings))
     decided = decisions(run.settings, made, choice, interval, confidence)
     kept = count_violations(run, made, evaluated.onnx, report)
@@ -157,6 +163,11 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     show_diagnostics(card, found)
     show_known_again(card, *known_again(run, made, bundle), report.test["median_ape"].value)
     show_intervals(card, held, interval.coverage)
+    if backtested:
+        try:
+            show_backtest(card, backtest_of(run, made, bundle))
+        except TasadorError as error:  # the bundle is there, and no worse for it
+            card.note(f"No backtest: {error}")
 
 
 def load_register(run: RunContext, folder: Path) -> TrainedModel:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from tasador.core.errors import RegistryError
 from tasador.core.storage import write_bytes, write_text
-from tasador.metrics.regression import Estimate
+from tasador.metrics.regression import METRICS, Estimate
 from tasador.registry.manifest import MANIFEST_NAME, SIGNATURE, Manifest
 from tasador.registry.mlflow.registration import (
     CandidateScore,
     MlflowRun,
     StepRun,
+    StepStatus,
     as_texts,
     model_metadata,
     next_release,
+    page_links,
     stamp_release,
 )
 from tasador.registry.mlflow.registry import list_versions
@@ -26,6 +28,8 @@ from tasador.registry.versions import ModelVersion
 from tasador.reporting.cards import Card, CardTable, render, save_figures
 from tasador.reporting.model_card import FILES
 from tasador.reporting.reports import Check
+from tasador.selection.families.catalog import family
+from tasador.selection.search.grid_search import CandidateResult
 from tasador.settings.compose import to_yaml
 from tasador.training.context import (
     Evidence,
@@ -37,7 +41,7 @@ from tasador.training.context import (
 )
 from tasador.training.errors import RegistrationError
 from tasador.training.register.result import against_champion
-from tasador.training.selection_card import describe
+from tasador.training.selection_card import describe, short_labels
 
 #: What is attached to the run in the model registry.
 MODEL_FILES = ("metrics.json", "best_params.yaml", "model_config.yaml", *FILES)
@@ -78,6 +82,20 @@ def tracking_uri(run: RunContext) -> str:
     return run.settings.tracking.uri or f"sqlite:///{run.workspace.resolve()}/mlflow.db"
 
 
+@dataclass(frozen=True)
+class Published:
+    """Where a run's model is registered.
+
+    Attributes:
+        uri: ``models:/name/version``.
+        pages: Addresses in MLflow's web app: of the run, where this run made the version, and of
+            the version. None where the registry is no server.
+    """
+
+    uri: str
+    pages: tuple[str, ...]
+
+
 def champion_check(run: RunContext, made: Evidence, model: TrainedModel) -> tuple[Check, ...]:
     """Return how the model compares with the champion; empty where none can be read."""
     if not run.settings.tracking.enabled:
@@ -91,11 +109,13 @@ def champion_check(run: RunContext, made: Evidence, model: TrainedModel) -> tupl
     return against_champion(versions, outcome["version"], metric, test, made.table.content_hash)
 
 
-def publish(run: RunContext, made: Evidence, model: TrainedModel, cards: list[Card]) -> str | None:
+def publish(
+    run: RunContext, made: Evidence, model: TrainedModel, cards: list[Card]
+) -> Published | None:
     """Register the run's bundle unless the registry has a version of the very same content.
 
     Returns:
-        ``models:/name/version``, or None when tracking is switched off.
+        Where it is; None when tracking is switched off.
 
     Raises:
         RegistryError: The registry cannot be reached or refuses; the bundle stays on disk.
@@ -110,7 +130,8 @@ def publish(run: RunContext, made: Evidence, model: TrainedModel, cards: list[Ca
             if version.bundle == model.outcome["version"]:
                 if version.release:
                     _released(run, made, model, earlier)
-                return f"models:/{name}/{version.number}"
+                pages = page_links(uri, name, version.number)
+                return Published(f"models:/{name}/{version.number}", pages)
         return _register(run, made, model, cards, _released(run, made, model, earlier))
     except RegistryError as error:
         raise RegistrationError.of(model.outcome["version"], error) from error
@@ -118,19 +139,21 @@ def publish(run: RunContext, made: Evidence, model: TrainedModel, cards: list[Ca
 
 def _register(
     run: RunContext, made: Evidence, model: TrainedModel, cards: list[Card], manifest: Manifest
-) -> str:
+) -> Published:
     from tasador.registry.mlflow.registry import register_bundle
 
+    uri = tracking_uri(run)
     version = register_bundle(
         run.bundles / model.outcome["folder"],
-        tracking_uri=tracking_uri(run),
+        tracking_uri=uri,
         experiment=run.settings.tracking.experiment,
         model_name=run.settings.contract.model_name,
         run=_mlflow_run(run, made, model, cards, manifest),
         alias=run.settings.register.alias,
         artifact_root=run.workspace.resolve() / "mlartifacts",
     )
-    return version.uri
+    made_by = version.experiment_id, version.run_id
+    return Published(version.uri, page_links(uri, version.name, version.version, made_by))
 
 
 def _released(
@@ -161,6 +184,12 @@ def _mlflow_run(
     other |= {f"spatial_cv.{k}": v for k, v in (metrics["spatial_cv"] or {}).items()}
     other["interval.coverage"] = metrics["interval"]["coverage"]
     scoring = search.scoring
+    figures = run.run_folder / "figures"
+    for card in cards:
+        save_figures(figures, card)
+    attached = ["report.html", *MODEL_FILES]
+    if made.sweep.trial_runs:
+        attached.append("trial_runs.json")
     return MlflowRun(
         run_id=run.run_id,
         started=run.started,
@@ -184,15 +213,64 @@ def _mlflow_run(
             for c in search.best_of_families()
         ),
         params={"family": outcome["family"], **outcome["params"]},
-        artifacts=tuple(
-            run.run_folder / name
-            for name in (*MODEL_FILES, *(["trial_runs.json"] if made.sweep.trial_runs else []))
+        artifacts=(
+            *(run.run_folder / name for name in attached),
+            *([figures] if figures.is_dir() else []),
         ),
-        steps=tuple(_step(run, card) for card in cards),
+        steps=tuple(_step(run, made, card) for card in cards),
+        chosen=family(outcome["family"]).title,
+        rows={"training": len(made.train), "test": len(made.rows.test)},
     )
 
 
-def _step(run: RunContext, card: Card) -> StepRun:
+def _tried(found: Sequence[CandidateResult], metric: str, kind: str) -> tuple[StepRun, ...]:
+    """Return what was tried as nested runs, the best of those measured on all folds first."""
+    numbered = [(one, f"{kind} {number}") for number, one in enumerate(found, 1)]
+    several = len({one.family for one in found}) > 1
+    if several:
+        titles = short_labels(found)
+        numbered = [
+            (one, f"{name}: {title}") for (one, name), title in zip(numbered, titles, strict=True)
+        ]
+    numbered.sort(key=lambda pair: (pair[0].state != "whole", pair[0].mean(metric)))
+    status: dict[str, StepStatus] = {"failed": "failed", "given up early": "interrupted"}
+    return tuple(
+        StepRun(
+            title,
+            status.get(one.state, "done"),
+            seconds=one.seconds,
+            params={**({"family": one.family} if several else {}), **one.params},
+            metrics=_metrics(one, metric),
+            tags={"kind": kind, "state": one.state, **_reason(one)},
+        )
+        for one, title in numbered
+    )
+
+
+def _metrics(one: CandidateResult, metric: str) -> dict[str, float]:
+    if not one.held:
+        return {}
+    return {
+        **{name: one.mean(name) for name in METRICS},
+        f"{metric}_spread": one.spread(metric),
+        f"{metric}_fitted": one.train_mean(metric),
+        # MLflow's comparison begins with the first metric by name, which is to be an error
+        "seconds_cpu": one.seconds,
+        "measured_folds": len(one.held),
+    }
+
+
+def _reason(one: CandidateResult) -> dict[str, str]:
+    why = one.error or one.dropped
+    return {"reason": why} if why else {}
+
+
+def _step(run: RunContext, made: Evidence, card: Card) -> StepRun:
+    search, sweep = made.search, made.sweep.result
+    tried = {
+        "select": lambda: _tried(search.candidates, search.scoring, "candidate"),
+        "sweep": lambda: _tried(sweep.trials, sweep.metric, "trial"),
+    }
     numbers = {
         fact.label: float(fact.value)
         for fact in card.facts
@@ -206,8 +284,6 @@ def _step(run: RunContext, card: Card) -> StepRun:
         seconds=card.seconds,
         params=texts,
         metrics=numbers,
-        artifacts=(
-            run.run_folder / "cards" / f"{card.step}.html",
-            *save_figures(run.run_folder / "figures", card),
-        ),
+        artifacts=(run.run_folder / "cards" / f"{card.step}.html",),
+        children=tried[card.step]() if card.step in tried else (),
     )

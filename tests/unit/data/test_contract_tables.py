@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import polars as pl
 import pytest
 
 from tasador.contract.encoding import Encoder
 from tasador.contract.reader import from_dict
 from tasador.core.errors import ContractError
-from tasador.data.derive_files import with_files_read
+from tasador.data.contract_tables import with_files_read, with_levels_learned
 
 
 def contract(**more):
@@ -72,3 +75,49 @@ def test_a_file_that_does_not_serve_is_refused(tmp_path, text, derive, words):
         (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ContractError, match=words):
         with_files_read(contract(derive={"x": derive}), [tmp_path])
+
+
+PARCEL = {
+    "parcel": {"kind": "text"},
+    "plat": {
+        "kind": "category", "learned": True, "nullable": True,
+        "from": "parcel", "extract": {"without_last": 4},
+    },
+    "zone": {"kind": "category", "learned": True, "case_sensitive": False},
+}  # fmt: skip
+
+
+def parcels(**more):
+    columns = {**PARCEL, **{name: {**PARCEL[name], **own} for name, own in more.items()}}
+    return from_dict({"name": "lots", "target": {"name": "price"}, "columns": columns})
+
+
+def test_levels_are_learned_from_the_table_and_travel_in_the_contract():
+    table = pl.DataFrame({"parcel": [1000102, 1200013, 120, None], "zone": ["R1", "r1", "C", " C"]})
+    found = from_dict(with_levels_learned(parcels(), table).to_dict())
+    assert found.column("plat").categories == ("100", "120")
+    assert found.column("zone").categories == ("C", "R1")
+    assert found.column("plat").open
+    assert found.schema_fingerprint == parcels().schema_fingerprint
+    encode = Encoder(found).row
+    row = {"zone": "c"}
+    sent = [
+        encode({**row, "parcel": parcel}).ravel().tolist() for parcel in ("1200999", 1000001, "7")
+    ]
+    assert [plat for plat, _ in sent][:2] == [1.0, 0.0]
+    assert math.isnan(sent[2][0])
+    assert encode({**row, "plat": "999"}).ravel()[0] == 2.0  # unknown
+    assert encode({**row, "plat": "120"}).ravel()[0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"zone": {"open": False}}, "open: true"),
+        ({"zone": {"kind": "number"}}, "only a category"),
+        ({"plat": {"extract": {"without_last": 0}}}, "from 1 to 100"),
+    ],
+)
+def test_levels_that_cannot_be_learned_are_refused(more, words):
+    with pytest.raises(ContractError, match=words):
+        parcels(**more)

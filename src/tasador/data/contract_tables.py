@@ -1,7 +1,6 @@
-"""Files that derived columns take their points or tables from, read into the contract.
+"""What a contract takes from tables before a model is trained: files it names, and its own levels.
 
-A bundle values rows on machines that do not have these files, so their content becomes part of the
-contract before a model is trained.
+A bundle values rows on machines that have none of these, so their content becomes part of it.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ from numpy.typing import NDArray
 from tasador.contract.derived import Derive
 from tasador.contract.encoding import encode_values
 from tasador.contract.format_inference import number_reading
-from tasador.contract.formats import PLAIN
+from tasador.contract.formats import PLAIN, extractor
 from tasador.contract.model import Column, TableContract, latitude_like, longitude_like
+from tasador.contract.type_inference import levels_of
 from tasador.core import storage
 from tasador.core.errors import ContractError
 from tasador.data.readers import read_table
@@ -50,6 +50,28 @@ def with_files_read(
         else:
             columns.append(column)
     return replace(contract, columns=tuple(columns))
+
+
+def with_levels_learned(contract: TableContract, frame: pl.DataFrame) -> TableContract:
+    """Return `contract` with the levels that its training table has, of columns that learn them.
+
+    Of more than 50 levels, those of a single row are left out; 10 000 at most are kept.
+    """
+    columns = (
+        replace(column, categories=_learned(column, frame[column.field_name]))
+        if column.learned and column.field_name in frame.columns else column
+        for column in contract.columns
+    )  # fmt: skip
+    return replace(contract, columns=tuple(columns))
+
+
+def _learned(column: Column, series: pl.Series) -> tuple[str, ...]:
+    texts = series.drop_nulls().cast(pl.String).str.strip_chars()
+    if column.extract is not None:
+        part = extractor(column.extract, column.format)
+        texts = texts.map_elements(part, return_dtype=pl.String)
+    levels, _ = levels_of(texts.filter(texts != ""))
+    return levels
 
 
 def _read(name: str, derive: Derive, search: Sequence[storage.Location]) -> Derive:
