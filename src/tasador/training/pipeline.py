@@ -415,8 +415,6 @@ def _train(
             champion = champion_check(run, evidence, model)
         # before it is published: it is attached to the run
         report = _report(step, sample, champion)
-            step, sample, champion
-        )  # before it is published: it is attached to the run
         if model is not None:
             published = publish(run, evidence, model, step.cards)
     except BaseException:
