@@ -401,8 +401,8 @@ def _train(
     step = StepRunner(run, STEPS, StepCache(workspace / "cache"), on_step)
     model: TrainedModel | None = None
     sample: tuple[str, ...] = ()
-    champion: tuple[Check, ...] = ()
     published: Published | None = None
+    champion: tuple[Check, ...] = ()
     try:
         with suppress(StoppedError):
             with run.open:
@@ -418,7 +418,7 @@ def _train(
         if model is not None:
             published = publish(run, evidence, model, step.cards)
     except BaseException:
-        _report(step, sample)
+        _report(step, sample, champion)
         raise
     registered = None if published is None else published.uri
     return TrainOutcome(
