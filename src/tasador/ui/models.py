@@ -23,10 +23,10 @@ from tasador.ui.widgets import (
     client,
     draw_header,
     draw_table,
+    error_text,
     laid_out,
     language,
     model,
-    refusal,
     say,
     version_title,
 )
@@ -59,7 +59,7 @@ def draw() -> None:
         entries = client().get("/api/v1/models/history", {"limit": 100})["entries"]
     except ServiceRefusedError as error:
         st.info(say("models.no_registry"), icon=":material/info:")
-        st.caption(escaped(refusal(error)))
+        st.caption(escaped(error_text(error)))
         return
     for note in listed["notes"]:
         st.warning(escaped(translated(note, language())), icon=":material/info:")
@@ -428,7 +428,7 @@ def _change(verb: str, request: Mapping[str, Any], key: str) -> None:
         gates = error.word == "gates_refuse"
         st.session_state[_REFUSED] = (
             str(request.get("version")),
-            None if gates else refusal(error),
+            None if gates else error_text(error),
         )
     else:
         st.session_state[_DONE] = say(

@@ -149,7 +149,7 @@ def draw_header(title: str, found: Model) -> None:
         st.warning(say("models.synthetic"), icon=":material/science:")
 
 
-def refusal(error: ServiceRefusedError) -> str:
+def error_text(error: ServiceRefusedError) -> str:
     """Return what the service said, in the language chosen, without the command line's remedies."""
     return translated(error.detail or error.said or str(error), language())
 
