@@ -11,13 +11,14 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
+from tasador.contract.model import people_label
 from tasador.core import clock
 from tasador.core.escape import chart
 from tasador.core.languages import Language, digits_of, moment, number
 from tasador.metrics.regression import METRICS
 from tasador.metrics.regression import label as metric_label
 from tasador.ops.api_client import ServiceRefusedError
-from tasador.ui.texts import TEXTS, escaped, label
+from tasador.ui.texts import TEXTS, escaped
 from tasador.ui.translations import translated
 from tasador.ui.widgets import (
     ACCENT,
@@ -31,7 +32,6 @@ from tasador.ui.widgets import (
     client,
     draw_header,
     draw_table,
-    error_text,
     laid_out,
     language,
     model,
@@ -47,12 +47,12 @@ def subject_name(name: str) -> str:
     if name in METRICS:
         return translated(metric_label(name), language())
     shown = translated(name, language())
-    return label(shown) if shown == name else shown
+    return people_label(shown) if shown == name else shown
 
 
 def about(check: str, subject: str) -> str:
     """Return what a finding or an alert is about, in words: ``Quality: Total bedrooms``."""
-    known = say(f"check.{check}") if f"check.{check}" in TEXTS else label(check)
+    known = say(f"check.{check}") if f"check.{check}" in TEXTS else people_label(check)
     if check == "together":
         return known
     return f"{known}: {subject_name(subject.removeprefix('segment '))}"

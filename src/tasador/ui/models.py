@@ -23,7 +23,6 @@ from tasador.ui.widgets import (
     client,
     draw_header,
     draw_table,
-    error_text,
     laid_out,
     language,
     model,

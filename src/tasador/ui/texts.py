@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 
-from tasador.contract.model import people_label
 from tasador.core import escape
 from tasador.core.languages import Language, number, text_of
 
@@ -585,11 +584,6 @@ def money(
 def percent(value: float | None, digits: int = 1, language: Language = "en") -> str:
     """Return a figure that is in percent already."""
     return "–" if value is None else f"{number(value, digits, language)} %"
-
-
-def label(name: str) -> str:
-    """Return a name for people: ``median_income`` is ``Median income``, ``(error)`` ``Error``."""
-    return people_label(name)
 
 
 def escaped(text: str) -> str:

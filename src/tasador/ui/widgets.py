@@ -18,14 +18,14 @@ import plotly.graph_objects as go
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from tasador.contract.model import Column, TableContract
+from tasador.contract.model import Column, TableContract, people_label
 from tasador.contract.reader import from_dict
 from tasador.core.escape import chart
 from tasador.core.languages import Language, amount, digits_in
 from tasador.ops.api_client import ApiClient, ServiceRefusedError
 from tasador.reporting.appraisal import texts as reports
 from tasador.reporting.appraisal.outline import outline
-from tasador.ui.texts import LANGUAGES, TEXTS, escaped, label, money, step_of_size, text
+from tasador.ui.texts import LANGUAGES, TEXTS, escaped, money, step_of_size, text
 from tasador.ui.translations import translated
 
 API_URL = "TASADOR_UI__API_URL"
@@ -240,7 +240,7 @@ def _typed(column: Column, example: Any) -> float | int:
 
 def heading_of(column: Column) -> str:
     """Return a column's name for people with its unit, unless the name says it: ``Total rooms``."""
-    name = column.label or label(column.name)
+    name = column.label or people_label(column.name)
     if not column.unit or column.unit.casefold() in name.casefold():
         return name
     return f"{name} ({column.unit})"
@@ -275,7 +275,10 @@ def _bounds(column: Column) -> tuple[str, str, str] | None:
 
 def hint(column: Column) -> str:
     """Return what a field says about itself: what it is, its bounds, whether it may be empty."""
-    said, bounds = [column.description or column.label or label(column.name)], _bounds(column)
+    said, bounds = (
+        [column.description or column.label or people_label(column.name)],
+        _bounds(column),
+    )
     if bounds is not None:
         said.append(say(f"field.{bounds[0]}", low=bounds[1], high=bounds[2]))
     if column.nullable:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasador.contract.model import people_label
 from tasador.core import languages
 from tasador.core.errors import ConfigError
 from tasador.ops.api_client import ScoredRow
@@ -86,8 +87,8 @@ def test_moments_are_written_in_utc_whatever_they_come_as() -> None:
 
 
 def test_names_become_labels_and_data_cannot_write_markdown() -> None:
-    assert texts.label("median_income") == "Median income"
-    assert texts.label("(error)") == "Error"
+    assert people_label("median_income") == "Median income"
+    assert people_label("(error)") == "Error"
     assert texts.escaped("<1H *x* $5$") == r"\<1H \*x\* \$5\$"
 
 
