@@ -49,7 +49,7 @@ def hostile(bundle_parts, tmp_path_factory) -> Iterator[App]:
 def test_hostile_texts_are_shown_literally_and_load_nothing(visit, hostile: App) -> None:
     page = visit(base=hostile.url)
     page.get_by_text(TITLE, exact=True).wait_for()
-    page.get_by_role("button", name="Value").first.click()
+    page.locator("[data-testid=stMetricValue]").wait_for()
     page.wait_for_timeout(3000)
     page = visit("report", base=hostile.url)
     page.get_by_text("Intended use").wait_for()

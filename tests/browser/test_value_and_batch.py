@@ -11,6 +11,7 @@ import pytest
 
 from fixtures.process import Server, free_port
 from fixtures.spanish import english_sentences
+from tasador.contract.model import Translation
 from tasador.ops.api_client import ApiClient
 from tasador.registry.writer import write_bundle
 from tasador.ui import texts
@@ -253,13 +254,16 @@ def test_generated_rows_are_named_on_each_page_and_no_hash_is_a_headline(visit) 
 
 @pytest.fixture(scope="module")
 def real(bundle_parts, tmp_path_factory) -> Iterator[App]:
-    """An app over a model of real rows, with units, one of which its column's name says already."""
+    """An app over a model of real rows, with units and some Spanish texts."""
     units = {"rooms": "rooms", "income": "thousands of USD"}
     columns = tuple(
         dataclasses.replace(column, unit=units.get(column.name))
         for column in bundle_parts.contract.columns
     )
-    contract = dataclasses.replace(bundle_parts.contract, columns=columns)
+    spanish = Translation("Casas de prueba", {"rooms": {"label": "Habitaciones"}})
+    contract = dataclasses.replace(
+        bundle_parts.contract, columns=columns, translations={"es": spanish}
+    )
     folder = tmp_path_factory.mktemp("real")
     write_bundle(folder / "b", dataclasses.replace(bundle_parts, contract=contract, origin="real"))
     server = Server(folder, folder / "b", free_port())
@@ -272,7 +276,7 @@ def real(bundle_parts, tmp_path_factory) -> Iterator[App]:
 
 
 @pytest.mark.slow
-def test_a_model_of_real_rows_has_no_banner_and_no_label_says_its_unit_twice(
+def test_a_model_of_real_rows_has_no_banner_its_labels_say_units_once_and_its_texts_are_translated(
     visit, real: App
 ) -> None:
     page = visit(base=real.url)
@@ -281,3 +285,6 @@ def test_a_model_of_real_rows_has_no_banner_and_no_label_says_its_unit_twice(
     assert page.get_by_text(SYNTHETIC["en"]).count() == 0
     field(page, "Rooms").wait_for()
     field(page, "Income (thousands of USD)").wait_for()
+    page = visit(lang="es", base=real.url)
+    field(page, "Habitaciones (rooms)").wait_for()
+    page.get_by_text("Casas de prueba").wait_for()

@@ -26,6 +26,7 @@ from tasador.cli.options import (
     NoHeader,
     OptionsError,
     RayAddress,
+    Reason,
     Retrain,
     Set,
     Sheet,
@@ -189,7 +190,6 @@ _COLOURS = {"ok": "green", "cannot_tell": "cyan", "warn": "yellow", "alert": "re
 _STATES = {"firing": "red", "pending": "yellow", "ok": "green"}
 
 Pattern = Annotated[str, typer.Argument(help="Names of alerts, e.g. '*drift*'")]
-Reason = Annotated[str, typer.Option(help="Reason, kept in the audit log")]
 
 
 def _column(meaning: str) -> Any:
@@ -249,7 +249,6 @@ def monitor(
 
     With --reference and --current, tables are compared. Without them, the rows that the service
     recorded are compared with its model's training data. Limits are those of `tasador watch`.
-
     Exits with 0 when all is well, 10 on an alert, 11 when the data do not suffice to tell.
 
     Examples:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tasador.core import storage
 from tasador.core.languages import Language
-from tasador.metrics.regression import ACCEPTED, label
+from tasador.metrics.regression import ACCEPTED, METRICS, label
 from tasador.monitoring.verdict import LEVELS, ColumnDrift, Group, Verdict
 from tasador.reporting.cards import (
     CardTable,
@@ -217,6 +217,11 @@ def headline(verdict: Verdict) -> tuple[str, str]:
     return title, f"{subject}{readable(first.reason)}"
 
 
+def _subject(name: str) -> str:
+    """Return what a finding is about, a metric by its label."""
+    return label(name) if name in METRICS else name
+
+
 def _listed(names: Sequence[str]) -> str:
     shown, more = ", ".join(names[:3]), len(names) - 3
     return shown + (f" and {more} more" if more > 0 else "")
@@ -240,11 +245,13 @@ def write_monitor_report(path: Path, verdict: Verdict, language: Language = "en"
         headline=title,
         detail=detail,
         readable=readable,
+        subject=_subject,
         pictures=pictures(verdict),
         columns=[(c, column_bins(c)) for c in columns[:_MOST_COLUMNS]],
         tables=_tables(verdict),
     )
-    storage.write_text(path, in_language(text, language))
+    names = {c.name for c in verdict.drift if not c.name.startswith("(")}
+    storage.write_text(path, in_language(text, language, names))
     return path
 
 
@@ -276,7 +283,7 @@ def _tables(verdict: Verdict) -> tuple[CardTable, ...]:
         "Everything that was looked at",
         ("check", "what", "level", "why"),
         tuple(
-            (CHECKS.get(f.check, f.check), f.subject, _WORDS[f.level], readable(f.reason))
+            (CHECKS.get(f.check, f.check), _subject(f.subject), _WORDS[f.level], readable(f.reason))
             for f in verdict.findings
         ),
     )

@@ -77,7 +77,7 @@ class Check:
 
     Attributes:
         name: What, e.g. ``Ratio study``.
-        met: Whether the model passes; None where it could not be told.
+        met: Whether the model passes; None where that is not known.
         said: By which figures.
     """
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import html as escaping
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from importlib.resources import files
 
@@ -35,20 +35,24 @@ _FRAGMENTS = frozenset(
     ("up_to", "span", "and", "or", "is", "is_not", "more", "missing", "known", "or_missing")
 )
 _PLACE = re.compile(r"\{(#|\w*)\}")
-#: What ``{#}`` stands for: a number, a percentage or a date with its time.
+#: What ``{#}`` means: a number, a percentage or a date with its time.
 _FIGURE = r"([+\u2212-]?\d[\d.,:e+\u2212%-]*(?<![,.:])(?: \d\d:\d\d:\d\d)?)"
 
 
 _Pattern = tuple[tuple[str, ...], re.Pattern[str], str]
 
 
-def in_language(page: str, language: Language) -> str:
+def in_language(page: str, language: Language, names: Collection[str] = ()) -> str:
     """Return a finished page of a report in a language; numbers have one minus sign in either.
 
-    What no sentence of the catalogue says, names above all, stays as it is; so does what stands in
-    ``code`` and ``pre``.
+    What no sentence of the catalogue says stays as it is; so does what stands in ``code`` and
+    ``pre``, and what is one of `names`, those of columns.
     """
-    say: Callable[[str], str] = spanish if language == "es" else _english
+
+    def say(text: str) -> str:
+        if text in names:
+            return text
+        return spanish(text) if language == "es" else _english(text)
 
     def piece(match: re.Match[str]) -> str:
         if match[3] is not None:
@@ -56,7 +60,7 @@ def in_language(page: str, language: Language) -> str:
         if match[2] is not None or language != "es":
             return match[1]
         tag = _SPOKEN.sub(_attribute, match[1])
-        return _SVG.sub(_picture, tag)
+        return _SVG.sub(lambda picture: _picture(picture, say), tag)
 
     return _PIECE.sub(piece, page)
 
@@ -76,9 +80,9 @@ def _attribute(match: re.Match[str]) -> str:
     return f'{match[1]}="{escaping.escape(spanish(escaping.unescape(match[2])))}"'
 
 
-def _picture(match: re.Match[str]) -> str:
+def _picture(match: re.Match[str], say: Callable[[str], str]) -> str:
     svg = base64.b64decode(match[2]).decode("utf-8", "replace")
-    svg = _SVG_TEXT.sub(lambda m: m[1] + _between(m[2], spanish) + m[3], svg)
+    svg = _SVG_TEXT.sub(lambda m: m[1] + _between(m[2], say) + m[3], svg)
     return f'{match[1]}{base64.b64encode(svg.encode()).decode()}"'
 
 
@@ -125,7 +129,7 @@ def _whole(text: str) -> str | None:
     if text in exact:
         return _numbers(exact[text]) if exact[text] == text else exact[text]
     for literals, pattern, said in patterns:
-        # most sentences are told from most texts by their fixed words, which is quick
+        # fixed words rule most sentences out, quicker than a pattern does
         if any(one not in text for one in literals):
             continue
         match = pattern.fullmatch(text)

@@ -12,7 +12,7 @@ from tasador.core.errors import ServingError
 from tasador.ops.api_client import ServiceAwayError, ServiceRefusedError
 from tasador.ui import batch, health, models, value
 from tasador.ui.texts import LANGUAGES, escaped, shown_card
-from tasador.ui.widgets import client, draw_header, error_text, language, model, registered, say
+from tasador.ui.widgets import client, draw_header, language, model, registered, say
 
 
 def draw_report() -> None:
@@ -34,7 +34,7 @@ def draw_report() -> None:
         try:
             page = client().text("/api/v1/models/report")
         except ServiceRefusedError as error:
-            st.info(escaped(error_text(error)), icon=":material/info:")
+            st.info(escaped(rejection(error)), icon=":material/info:")
             return
         known = registered(client().url, found.version)
         if known is not None and known["run"]:
@@ -76,7 +76,7 @@ def show(error: ServingError) -> None:
         st.warning(say("key.title"), icon=":material/key:")
         st.markdown(say("key.help"))
     elif isinstance(error, ServiceRefusedError) and error.word != "model_not_ready":
-        st.error(escaped(error_text(error)), icon=":material/error:")
+        st.error(escaped(rejection(error)), icon=":material/error:")
     else:
         st.info(say("not_ready.title"), icon=":material/hourglass_top:")
         st.markdown(say("not_ready.help"))

@@ -19,7 +19,7 @@ from tasador.data.readers import parse_table
 from tasador.ops.api_client import ScoredRow, ServiceRefusedError
 from tasador.reporting.appraisal import texts as reports
 from tasador.ui import widgets
-from tasador.ui.texts import escaped, label, money, step_of_size
+from tasador.ui.texts import escaped, money, step_of_size
 from tasador.ui.widgets import Model, client, hint, language, model, say
 
 _SHOWN, _SHOWN_ERRORS = 1000, 100
@@ -150,7 +150,7 @@ def _draw_done(
         return
     st.subheader(say("batch.values"))
     if len(valued) > 1:
-        figure = widgets.histogram(valued, target.unit, label(target.prediction_name))
+        figure = widgets.histogram(valued, target.unit, say("batch.estimate"))
         st.plotly_chart(figure, key="histogram", config=widgets.CONFIG)
     _draw_first(len(rows) - len(bad), _SHOWN)
     _draw_values(found, [row for row in rows if not row.error][:_SHOWN], max(valued))
@@ -173,7 +173,7 @@ def _draw_values(found: Model, rows: Sequence[ScoredRow], largest: float) -> Non
         [
             widgets.Shown(say("batch.row"), [row.row for row in rows], 0),
             widgets.Shown(
-                label(found.contract.target.prediction_name) + unit,
+                say("batch.estimate") + unit,
                 [row.prediction for row in rows], step=step,
             ),
             widgets.Shown(say("batch.lower") + unit, [row.lower for row in rows], step=step),
@@ -203,7 +203,9 @@ def error_text(contract: TableContract, said: str) -> str:
             continue
         expected = widgets.fault_text(column, part.partition(": ")[2])
         got = say("batch.got", got=found["got"])
-        parts.append(f"{label(column.name)}: {expected[:1].lower()}{expected[1:]} {got}")
+        parts.append(
+            f"{contract.label_of(column.name)}: {expected[:1].lower()}{expected[1:]} {got}"
+        )
     comma = _DECIMAL_COMMA.search(said)
     if comma is not None:
         parts.append(say("batch.comma", given=comma[1], point=comma[1].replace(",", ".")))

@@ -31,10 +31,10 @@ from tasador.ui.widgets import (
     client,
     draw_header,
     draw_table,
-    error_text,
     laid_out,
     language,
     model,
+    rejection,
     say,
 )
 
@@ -255,7 +255,7 @@ def _live(found: Model) -> None:
         whole = client().get("/api/v1/monitoring/verdicts/latest")
     except ServiceRefusedError as error:
         if error.word not in ("no_verdict", "records_off"):
-            st.error(escaped(error_text(error)), icon=":material/error:")
+            st.error(escaped(rejection(error)), icon=":material/error:")
             return
         st.info(say("health.no_verdict"), icon=":material/hourglass_empty:")
         st.code("tasador watch", language="sh")
@@ -548,7 +548,7 @@ def _draw_answer(alert: Mapping[str, Any], verb: str) -> None:
     try:
         client().with_key(key).change(f"/api/v1/admin/alerts/{verb}", request, timeout_s=15.0)
     except ServiceRefusedError as error:
-        st.error(escaped(error_text(error)), icon=":material/block:")
+        st.error(escaped(rejection(error)), icon=":material/block:")
         return
     st.session_state[_ANSWERED] = say(f"alert.done_{verb}", about=about(*alert_subject(alert)))
     st.rerun()

@@ -23,10 +23,10 @@ from tasador.ui.widgets import (
     client,
     draw_header,
     draw_table,
-    error_text,
     laid_out,
     language,
     model,
+    rejection,
     say,
     version_title,
 )
@@ -59,7 +59,7 @@ def draw() -> None:
         entries = client().get("/api/v1/models/history", {"limit": 100})["entries"]
     except ServiceRefusedError as error:
         st.info(say("models.no_registry"), icon=":material/info:")
-        st.caption(escaped(error_text(error)))
+        st.caption(escaped(rejection(error)))
         return
     for note in listed["notes"]:
         st.warning(escaped(translated(note, language())), icon=":material/info:")
@@ -344,7 +344,7 @@ def _draw_change(listed: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
         _draw_confirmation(listed, *asked)
     if (refused := st.session_state.pop(_REFUSED, None)) is not None:
         version, said = refused
-        _draw_refusal(version, said, entries)
+        _draw_rejection(version, said, entries)
 
 
 def _review(verb: str, request: Mapping[str, Any], key: str) -> None:
@@ -428,7 +428,7 @@ def _change(verb: str, request: Mapping[str, Any], key: str) -> None:
         gates = error.word == "gates_refuse"
         st.session_state[_REFUSED] = (
             str(request.get("version")),
-            None if gates else error_text(error),
+            None if gates else rejection(error),
         )
     else:
         st.session_state[_DONE] = say(
@@ -438,7 +438,7 @@ def _change(verb: str, request: Mapping[str, Any], key: str) -> None:
     st.rerun()  # versions and history are others now
 
 
-def _draw_refusal(version: str, said: str | None, entries: Sequence[Mapping[str, Any]]) -> None:
+def _draw_rejection(version: str, said: str | None, entries: Sequence[Mapping[str, Any]]) -> None:
     """Say why a change was refused; without a text it was the gates, as the history has them."""
     if said is not None:
         st.error(escaped(said), icon=":material/block:")

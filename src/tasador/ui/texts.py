@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from tasador.contract.model import people_label
 from tasador.core import escape
 from tasador.core.languages import Language, number, text_of
 
@@ -163,6 +164,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "leer. Las filas van numeradas como en el archivo.",
     ),
     "batch.rows": ("Rows", "Filas"),
+    "batch.estimate": ("Estimate", "Estimación"),
     "batch.class": ("Confidence", "Confianza"),
     "batch.got": ("Got {got}.", "Se recibió {got}."),
     "batch.comma": (
@@ -587,8 +589,7 @@ def percent(value: float | None, digits: int = 1, language: Language = "en") -> 
 
 def label(name: str) -> str:
     """Return a name for people: ``median_income`` is ``Median income``, ``(error)`` ``Error``."""
-    text = name.replace("_", " ").strip(" ()")
-    return text[:1].upper() + text[1:]
+    return people_label(name)
 
 
 def escaped(text: str) -> str:

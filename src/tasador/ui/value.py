@@ -13,7 +13,7 @@ from tasador.core.languages import number
 from tasador.ops.api_client import ServiceRefusedError
 from tasador.reporting.appraisal import texts as reports
 from tasador.ui import widgets
-from tasador.ui.texts import escaped, label, money, step_of_size
+from tasador.ui.texts import escaped, money, step_of_size
 from tasador.ui.widgets import Model, client, draw_fields, field_key, language, model, places, say
 
 _LAST = "value last"
@@ -129,7 +129,7 @@ def _draw_estimate(found: Model, valuation: Mapping[str, Any]) -> None:
     value = money(estimate, target.unit, lang)
     st.session_state[_LAST] = {"version": found.version, "value": value}
     st.metric(
-        say("value.estimate", target=escaped(label(target.name))), value,
+        say("value.estimate", target=escaped(found.contract.label_of(target.name))), value,
         help=escaped(f"{say('value.exact')}: {number(estimate, 2, lang)} {target.unit or ''}"
                      f" · {valuation['prediction_id']}"),
     )  # fmt: skip
@@ -168,7 +168,9 @@ def _draw_reports(found: Model, row: Mapping[str, Any]) -> None:
 
 
 def _draw_groups(found: Model, answer: Mapping[str, Any]) -> None:
-    groups = [(widgets.group_name(one), float(one["amount"])) for one in answer["groups"]]
+    groups = [
+        (widgets.group_name(found.contract, one), float(one["amount"])) for one in answer["groups"]
+    ]
     if len(groups) > _GROUPS:
         rest = sum(amount for _, amount in groups[_GROUPS - 1 :])
         groups = [*groups[: _GROUPS - 1], (say("group.others"), rest)]
@@ -198,7 +200,7 @@ def _comparables_table(found: Model, near: Sequence[Mapping[str, Any]]) -> list[
     step = step_of_size(max(one["price"] for one in near))
     shown = [
         widgets.Shown("#", [one["n"] for one in near], 0),
-        widgets.Shown(label(target.name) + unit, [one["price"] for one in near]),
+        widgets.Shown(found.contract.label_of(target.name) + unit, [one["price"] for one in near]),
         widgets.Shown(
             say("value.adjusted") + unit, [one["adjusted_price"] for one in near], step=step
         ),

@@ -40,7 +40,7 @@ class Model:
 
     Attributes:
         version: Its version.
-        contract: Its table's contract.
+        contract: Its table's contract, with its texts in the language chosen.
         info: Everything that ``/api/v1/model/info`` says.
         example: A row in the middle of the training rows.
     """
@@ -69,7 +69,8 @@ def model() -> Model:
     info = client().model_info()
     version = str(info["model_version"])
     example = _example(client().url, version)
-    return Model(version, from_dict(info["contract"]), info, example)
+    contract = from_dict(info["contract"]).in_language(language())
+    return Model(version, contract, info, example)
 
 
 @st.cache_data(show_spinner=False, max_entries=8)
@@ -149,7 +150,7 @@ def draw_header(title: str, found: Model) -> None:
         st.warning(say("models.synthetic"), icon=":material/science:")
 
 
-def error_text(error: ServiceRefusedError) -> str:
+def rejection(error: ServiceRefusedError) -> str:
     """Return what the service said, in the language chosen, without the command line's remedies."""
     return translated(error.detail or error.said or str(error), language())
 
@@ -239,7 +240,7 @@ def _typed(column: Column, example: Any) -> float | int:
 
 def heading_of(column: Column) -> str:
     """Return a column's name for people with its unit, unless the name says it: ``Total rooms``."""
-    name = label(column.name)
+    name = column.label or label(column.name)
     if not column.unit or column.unit.casefold() in name.casefold():
         return name
     return f"{name} ({column.unit})"
@@ -248,13 +249,15 @@ def heading_of(column: Column) -> str:
 def heading(contract: TableContract, name: str) -> str:
     """Return `heading_of` the column, or a ratio's name for people."""
     found = next((column for column in contract.columns if column.name == name), None)
-    return label(name) if found is None else heading_of(found)
+    return contract.label_of(name) if found is None else heading_of(found)
 
 
-def group_name(group: Mapping[str, Any]) -> str:
+def group_name(contract: TableContract, group: Mapping[str, Any]) -> str:
     """Return what people call a group of features, as ``/api/v1/explain`` has it."""
     key = f"group.{group['name']}"
-    return reports.text(key, language()) if key in reports.TEXTS else label(str(group["label"]))
+    return (
+        reports.text(key, language()) if key in reports.TEXTS else contract.label_of(group["name"])
+    )
 
 
 def _bounds(column: Column) -> tuple[str, str, str] | None:
@@ -272,7 +275,7 @@ def _bounds(column: Column) -> tuple[str, str, str] | None:
 
 def hint(column: Column) -> str:
     """Return what a field says about itself: what it is, its bounds, whether it may be empty."""
-    said, bounds = [column.description or label(column.name)], _bounds(column)
+    said, bounds = [column.description or column.label or label(column.name)], _bounds(column)
     if bounds is not None:
         said.append(say(f"field.{bounds[0]}", low=bounds[1], high=bounds[2]))
     if column.nullable:
@@ -383,10 +386,12 @@ def place_map(
     middle = sum(cell[1] for cell in cells) / len(cells) if cells else 0.0
     ratio = 1 / max(0.2, math.cos(math.radians(middle)))
     laid_out(figure, 420)
-    figure.update_xaxes(title=chart(label(longitude)), constrain="domain", zeroline=False)
+    figure.update_xaxes(
+        title=chart(contract.label_of(longitude)), constrain="domain", zeroline=False
+    )
     figure.update_yaxes(
-        title=chart(label(latitude)), scaleanchor="x", scaleratio=ratio, constrain="domain",
-        zeroline=False,
+        title=chart(contract.label_of(latitude)), scaleanchor="x", scaleratio=ratio,
+        constrain="domain", zeroline=False,
     )  # fmt: skip
     return figure
 
@@ -446,9 +451,9 @@ def close_map(
     )  # fmt: skip
     ratio = 1 / max(0.2, math.cos(math.radians(here[1] or 0.0)))
     laid_out(figure, 320)
-    figure.update_xaxes(title=chart(label(longitude)), zeroline=False)
+    figure.update_xaxes(title=chart(contract.label_of(longitude)), zeroline=False)
     figure.update_yaxes(
-        title=chart(label(latitude)), scaleanchor="x", scaleratio=ratio, zeroline=False
+        title=chart(contract.label_of(latitude)), scaleanchor="x", scaleratio=ratio, zeroline=False
     )
     return figure
 

@@ -165,6 +165,11 @@ def test_markup_from_the_table_stays_text_in_either_language() -> None:
     assert in_language(page, "en") == page
 
 
+def test_names_of_columns_stay_even_where_they_are_words_of_the_catalogue() -> None:
+    page = "<td>rows</td><td>level</td>"
+    assert in_language(page, "es", {"rows"}) == "<td>rows</td><td>nivel</td>"
+
+
 @given(st.floats(-1e9, 1e9).map(lambda value: f"{value:,.2f}"))
 def test_numbers_have_the_marks_of_the_language_and_one_minus_sign(text: str) -> None:
     spanish = in_language(f"<td>{text}</td>", "es")[4:-5]

@@ -426,7 +426,7 @@ def _level(
     # both: with many rows chance is never the reason, with few the effect is never certain
     if p <= thresholds.chance and excess >= thresholds.psi_warn:
         level: Level = "alert" if excess >= thresholds.psi_alert else "warn"
-        return level, f"{_change(m)}: PSI {m.test.psi:.3g}, chance gives up to {limit:.2g}"
+        return level, f"{_change(m)}: PSI {m.test.psi:.3g}, chance gives {m.test.null.mean:.2g}"
     # chance alone exceeds what would be an alert: a drift that matters could hide in it
     if limit - m.test.null.mean > thresholds.psi_alert:
         return "cannot_tell", (
