@@ -46,6 +46,7 @@ SECTIONS: dict[str, tuple[str, ...] | dict[str, tuple[str, ...]]] = {
             "how-to/troubleshooting.md",
             "how-to/several-models.md",
             "how-to/deploy.md",
+            "how-to/path-prefix.md",
             "how-to/protect-the-api.md",
             "how-to/scale-out.md",
         ),

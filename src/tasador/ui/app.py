@@ -12,7 +12,7 @@ from tasador.core.errors import ServingError
 from tasador.ops.api_client import ServiceAwayError, ServiceRefusedError
 from tasador.ui import batch, health, models, value
 from tasador.ui.texts import LANGUAGES, escaped, shown_card
-from tasador.ui.widgets import client, draw_header, language, model, registered, say
+from tasador.ui.widgets import client, draw_header, language, model, registered, rejection, say
 
 
 def draw_report() -> None:

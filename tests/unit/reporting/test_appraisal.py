@@ -97,7 +97,8 @@ def test_a_report_holds_what_the_service_answers(homes, row, tmp_path):
     code, said, _ = run_here(
         tmp_path, "appraise", json.dumps(row), "-o", "x.html", "--bundle", str(HOMES)
     )
-    assert (code, said) == (0, f"wrote 1 report to x.html with {homes.version}\nnext: open x.html\n")
+    wrote = f"wrote 1 report to x.html with {homes.version}"
+    assert (code, said) == (0, f"{wrote}\nnext: open x.html\n")
     text = (tmp_path / "x.html").read_text(encoding="utf-8")
     found = json.loads(data_of(text)[0])
     del item["valuation"]["prediction_id"]  # of the service's own record
