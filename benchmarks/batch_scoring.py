@@ -89,7 +89,8 @@ def fitted(bundle: ModelBundle, table: pa.Table, trees: int, comparables: bool) 
     booster = lightgbm.train(parameters, lightgbm.Dataset(Z, y), trees)
     model = load_model(to_onnx(from_lightgbm(booster)))
     interval = calibrate(y - model.predict(Z), Z, 0.9, None)
-    return replace(bundle, features=features, model=model, interval=interval), booster
+    bare = replace(bundle, confidence=None, training_rows=None)
+    return replace(bare, features=features, model=model, interval=interval), booster
 
 
 def least(work: Callable[[], object], passes: int = PASSES) -> float:
@@ -155,7 +156,7 @@ def stages(bundle: ModelBundle, rows: pa.Table, folder: Path) -> dict[str, float
     encoded = [scorer._encoded(batch)[0] for batch in batches]
     encoded = [X[scorer._check.accepts(X)] for X in encoded]
     for i, X in enumerate(encoded):
-        order = bundle.features.order(X)
+        order = bundle.features.neighbour_order(X)
         encoded[i] = X if order is None else X[order]
     parts = [X[at : at + 2_048] for X in encoded for at in range(0, len(X), 2_048)]
     features, found = bundle.features, {}
