@@ -31,8 +31,9 @@ from tasador.cli.options import (
     Workspace,
     serve_limits,
 )
-from tasador.cli.output import err, escape, follow, note, out
+from tasador.cli.output import err, escape, follow, language, note, out
 from tasador.core.errors import DataError
+from tasador.core.languages import translated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -129,11 +130,16 @@ def predict(
 def _list_refused(lines: list[str], where: str = "the column 'error' has all reasons") -> None:
     if not lines:
         return
-    err.print(f"[yellow]refused:[/] {len(lines):,} rows; {where}")
+    _tell_refused(len(lines), where)
     for line in lines[:_MOST_REFUSED]:
-        err.print(f"  {escape(line)}")
+        err.print(f"  {escape(translated(line, language()))}")
     if len(lines) > _MOST_REFUSED:
-        err.print(f"  and {len(lines) - _MOST_REFUSED:,} more")
+        err.print(f"  {translated(f'and {len(lines) - _MOST_REFUSED:,} more', language())}")
+
+
+def _tell_refused(count: int, where: str) -> None:
+    head, text = (translated(one, language()) for one in ("refused:", f"{count:,} rows; {where}"))
+    err.print(f"[yellow]{head}[/] {text}")
 
 
 def explain(
@@ -491,5 +497,5 @@ def _summarise(scored: Scored, to: str) -> None:
         f"({speed:,.0f} rows/s) with {escape(scored.version)}{before}"
     )
     if scored.refused:
-        err.print(f"[yellow]refused:[/] {scored.refused:,} rows; the column 'error' says why")
+        _tell_refused(scored.refused, "the column 'error' says why")
     follow(f"ratio {shlex.quote(to)} --sale COLUMN")
