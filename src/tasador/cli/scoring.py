@@ -47,6 +47,21 @@ _MOST_REFUSED = 20
 _SYNTHETIC = "[bold red]SYNTHETIC DATA:[/] this model was trained on generated rows."
 
 
+class Decimal(StrEnum):
+    """How numbers in a CSV are written."""
+
+    point = "point"
+    comma = "comma"
+
+
+DecimalMark = Annotated[
+    Decimal,
+    typer.Option(
+        "--decimal", help="Decimal mark of CSV; comma separates cells by ; as Spanish Excel reads"
+    ),
+]
+
+
 class Format(StrEnum):
     """What is written."""
 
@@ -74,6 +89,7 @@ def predict(
             "--with", metavar="COLUMNS", help="Columns to copy in front: ids, inputs or names a,b"
         ),
     ] = None,
+    decimal: DecimalMark = Decimal.point,
     as_of: AsOf = None,
     coverage: Coverage = None,
     max_fsd: MaxFsd = None,
@@ -108,12 +124,15 @@ def predict(
     )  # fmt: skip
     if predicted.origin == "synthetic":
         err.print(_SYNTHETIC)
-    if output is None:
-        sys.stdout.write((to_json if predicted.from_json else to_csv)(predicted))
+    commas = decimal is Decimal.comma
+    if output is None and predicted.from_json:
+        sys.stdout.write(to_json(predicted))
+    elif output is None:
+        sys.stdout.write(to_csv(predicted, commas))
     else:
         from tasador.core.storage import write_text
 
-        write_text(output, to_csv(predicted))
+        write_text(output, to_csv(predicted, commas))
         valued = len(predicted.rows) - len(predicted.refused)
         out.print(f"wrote {valued:,} valuations to {escape(str(output))}")
         follow(f"appraise {shlex.quote(rows)} -o reports/", workspace, registry, model)
@@ -318,6 +337,7 @@ def score(
     ] = False,
     sheet: Sheet = None,
     encoding: Encoding = None,
+    decimal: DecimalMark = Decimal.point,
     as_of: AsOf = None,
     coverage: Coverage = None,
     max_fsd: MaxFsd = None,
@@ -350,7 +370,7 @@ def score(
     from tasador.contract.model import Source
     from tasador.core.errors import ConfigError
     from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows
-    from tasador.scoring.files import ScoreRequest, find_inputs, score_files
+    from tasador.scoring.files import OutputError, ScoreRequest, find_inputs, score_files
 
     kept = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
     kept = () if kept == ("none",) else kept
@@ -360,6 +380,7 @@ def score(
     others = {
         "--format": format_, "--workers": workers, "--explain": explain or None,
         "--engine": None if engine is Engine.local else engine,
+        "--decimal": None if decimal is Decimal.point else decimal,
     }  # fmt: skip
     request = ScoreRequest(
         inputs=tuple(inputs),
@@ -374,7 +395,10 @@ def score(
         coverage=coverage,
         limits=serve_limits(max_fsd, min_support),
         explain=explain,
+        decimal_comma=decimal is Decimal.comma,
     )
+    if request.decimal_comma and (format_ is Format.parquet or to.endswith(".parquet")):
+        raise OutputError.no_commas()
 
     def tell(line: str) -> None:
         err.print(escape(line))

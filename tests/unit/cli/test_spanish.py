@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from pathlib import Path
 
 import pytest
 
-from fixtures.command_line import run_here
+from fixtures.command_line import output_of, run_here
 from fixtures.spanish import english_sentences
 from tasador.core.languages import sentences, translated
 
@@ -123,3 +124,35 @@ def test_names_and_what_was_typed_stay_as_they_are() -> None:
 def test_every_sentence_is_known_once() -> None:
     english = [one for one, _ in sentences()]
     assert len(set(english)) == len(english)
+
+
+@pytest.mark.parametrize("line", [("predict", "--with", "inputs"), ("score", "--columns", "*")])
+def test_what_is_written_with_commas_is_valued_again_alike(
+    folder: Path, line: tuple[str, ...]
+) -> None:
+    command, *keep = line
+    for name, more in (("point.csv", ()), ("comma.csv", ("--decimal", "comma"))):
+        output_of(folder, command, "homes.csv", *USED, *keep, "-o", f"{command}-{name}", *more)
+    tables = []
+    for name, mark in (("point", ","), ("comma", ";")):
+        with (folder / f"{command}-{name}.csv").open(encoding="utf-8") as file:
+            tables.append(list(csv.DictReader(file, delimiter=mark)))
+    point, comma = tables
+    assert list(point[0]) == list(comma[0])
+    assert any("," in row["area"] for row in comma)
+    for row, other in zip(point, comma, strict=True):
+        for name in ("area", "lower", "upper", "fsd"):
+            assert row[name].replace(".", ",") == other[name]
+        assert row["error"] == other["error"]
+    output_of(folder, command, f"{command}-comma.csv", *USED, "-o", "again.csv")
+    with (folder / "again.csv").open(encoding="utf-8") as file:
+        again = list(csv.DictReader(file))
+    for name in ("lower", "upper", "error"):
+        assert [row[name] for row in again] == [row[name] for row in point]
+
+
+def test_decimal_commas_are_for_csv(folder: Path) -> None:
+    line = ("score", "homes.csv", *USED, "-o", "a.parquet", "--decimal", "comma")
+    code, _, said = run_here(folder, *line)
+    assert code == 2
+    assert "--decimal comma is for CSV: got Parquet" in said
