@@ -49,7 +49,7 @@ MICRO = 1e6
 
 def table_of(bundle: ModelBundle) -> pa.Table:
     """Return the bundle's own table, with the types of its columns."""
-    frame = read_table(inputs.table_of(bundle.contract), delimiter=bundle.contract.source.delimiter)
+    frame = read_table(inputs.table_of(bundle.contract), source=bundle.contract.source)
     columns: dict[str, Any] = {}
     for column in (*bundle.contract.features, bundle.contract.target):
         values = frame[column.name]
