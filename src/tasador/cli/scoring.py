@@ -56,9 +56,7 @@ class Decimal(StrEnum):
 
 DecimalMark = Annotated[
     Decimal,
-    typer.Option(
-        "--decimal", help="Decimal mark of CSV; comma separates cells by ; as Spanish Excel reads"
-    ),
+    typer.Option("--decimal", help="Decimal mark of CSV; with commas, ; separates cells"),
 ]
 
 
