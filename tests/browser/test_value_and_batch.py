@@ -193,12 +193,14 @@ def test_a_file_is_valued_with_the_errors_of_its_rows_and_a_download_of_both(
     page.locator(".js-plotly-plot").wait_for()  # the histogram
     with page.expect_download() as file:
         page.get_by_role("button", name=download).click()
-    rows = list(csv.DictReader(io.StringIO(file.value.path().read_text())))
+    cells, decimals = (";", ",") if lang == "es" else (",", ".")
+    text = file.value.path().read_text(encoding="utf-8")
+    rows = list(csv.DictReader(io.StringIO(text), delimiter=cells))
     assert [row["row"] for row in rows] == ["1", "2", "3", "4"]
     assert [row["parcel"] for row in rows] == ["A-1", "A-2", "A-3", "A-4"]
     assert [row["error"] == "" for row in rows] == [True, True, False, True]
     assert "area" in rows[2]["error"]
-    assert float(rows[0]["prediction"]) > 0
+    assert float(rows[0]["prediction"].replace(decimals, ".")) > 0
     assert "warnings" in rows[0]
     assert_fits_a_phone(page)
 

@@ -14,8 +14,16 @@ from typer.core import TyperCommand, TyperGroup
 import tasador
 from tasador.cli import canary, models, operate, records, sales, scoring, start, watch
 from tasador.cli.options import FORMER_SPELLINGS
-from tasador.cli.output import accept_any_encoding, drop_what_is_not_taken, err, escape, out
+from tasador.cli.output import (
+    accept_any_encoding,
+    drop_what_is_not_taken,
+    err,
+    escape,
+    language,
+    out,
+)
 from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, MissingExtraError, TasadorError
+from tasador.core.languages import translated
 from tasador.core.logging import configure_logs
 from tasador.core.storage import storage_error
 
@@ -314,7 +322,8 @@ def main() -> None:
     except typer.Exit as ended:
         sys.exit(ended.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        err.print("interrupted; what was finished is kept: run the same command to go on")
+        said = "interrupted; what was finished is kept: run the same command to go on"
+        err.print(translated(said, language()))
         sys.exit(INTERRUPTED_EXIT_CODE)
     except BrokenPipeError:
         sys.exit(TasadorError.exit_code)  # the reader, such as `head`, has gone: nothing to say
@@ -346,7 +355,7 @@ def usage_error(error: Any) -> ConfigError:
 def _fail(error: TasadorError) -> None:
     from tasador.core.logging import redact
 
-    err.print(f"[bold red]error:[/] {escape(redact(str(error)))}")
+    err.print(f"[bold red]error:[/] {escape(redact(error.told(language())))}")
     sys.exit(error.exit_code)
 
 

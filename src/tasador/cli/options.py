@@ -135,7 +135,7 @@ MaxFsd = Annotated[
     float | None,
     typer.Option(
         "--max-fsd", metavar="SHARE", envvar="TASADOR_SERVE__MAX_FSD", show_envvar=True,
-        help="No value where a larger error is to be expected, e.g. 0.25",
+        help="No value if the expected error is larger",
     ),
 ]  # fmt: skip
 MinSupport = Annotated[

@@ -8,6 +8,7 @@ import datetime as dt
 import io
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from tasador.core import clock
 from tasador.core.escape import lines
+from tasador.core.languages import Language
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,6 +42,13 @@ _ALIKE = str.maketrans(
 def escape(text: str) -> str:
     """Return text that a terminal shows as it is: no markup of rich's, no control sequences."""
     return markup.escape(lines(text))
+
+
+def language() -> Language:
+    """Return the language of errors: that of TASADOR_LANGUAGE, else of the locale's messages."""
+    names = ("TASADOR_LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
+    wanted = next((found for name in names if (found := os.environ.get(name))), "")
+    return "es" if re.match(r"es(?![a-z])", wanted, re.IGNORECASE) else "en"
 
 
 def note(line: str) -> None:

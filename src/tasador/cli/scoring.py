@@ -31,8 +31,9 @@ from tasador.cli.options import (
     Workspace,
     serve_limits,
 )
-from tasador.cli.output import err, escape, follow, note, out
+from tasador.cli.output import err, escape, follow, language, note, out
 from tasador.core.errors import DataError
+from tasador.core.languages import translated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +45,19 @@ if TYPE_CHECKING:
 #: Refused rows that `tasador predict` names on the terminal; its output has all.
 _MOST_REFUSED = 20
 _SYNTHETIC = "[bold red]SYNTHETIC DATA:[/] this model was trained on generated rows."
+
+
+class Decimal(StrEnum):
+    """How numbers in a CSV are written."""
+
+    point = "point"
+    comma = "comma"
+
+
+DecimalMark = Annotated[
+    Decimal,
+    typer.Option("--decimal", help="Decimal mark of CSV; with commas, ; separates cells"),
+]
 
 
 class Format(StrEnum):
@@ -73,6 +87,7 @@ def predict(
             "--with", metavar="COLUMNS", help="Columns to copy in front: ids, inputs or names a,b"
         ),
     ] = None,
+    decimal: DecimalMark = Decimal.point,
     as_of: AsOf = None,
     coverage: Coverage = None,
     max_fsd: MaxFsd = None,
@@ -107,12 +122,15 @@ def predict(
     )  # fmt: skip
     if predicted.origin == "synthetic":
         err.print(_SYNTHETIC)
-    if output is None:
-        sys.stdout.write((to_json if predicted.from_json else to_csv)(predicted))
+    commas = decimal is Decimal.comma
+    if output is None and predicted.from_json:
+        sys.stdout.write(to_json(predicted))
+    elif output is None:
+        sys.stdout.write(to_csv(predicted, commas))
     else:
         from tasador.core.storage import write_text
 
-        write_text(output, to_csv(predicted))
+        write_text(output, to_csv(predicted, commas))
         valued = len(predicted.rows) - len(predicted.refused)
         out.print(f"wrote {valued:,} valuations to {escape(str(output))}")
         follow(f"appraise {shlex.quote(rows)} -o reports/", workspace, registry, model)
@@ -129,11 +147,16 @@ def predict(
 def _list_refused(lines: list[str], where: str = "the column 'error' has all reasons") -> None:
     if not lines:
         return
-    err.print(f"[yellow]refused:[/] {len(lines):,} rows; {where}")
+    _tell_refused(len(lines), where)
     for line in lines[:_MOST_REFUSED]:
-        err.print(f"  {escape(line)}")
+        err.print(f"  {escape(translated(line, language()))}")
     if len(lines) > _MOST_REFUSED:
-        err.print(f"  and {len(lines) - _MOST_REFUSED:,} more")
+        err.print(f"  {translated(f'and {len(lines) - _MOST_REFUSED:,} more', language())}")
+
+
+def _tell_refused(count: int, where: str) -> None:
+    head, text = (translated(one, language()) for one in ("refused:", f"{count:,} rows; {where}"))
+    err.print(f"[yellow]{head}[/] {text}")
 
 
 def explain(
@@ -312,6 +335,7 @@ def score(
     ] = False,
     sheet: Sheet = None,
     encoding: Encoding = None,
+    decimal: DecimalMark = Decimal.point,
     as_of: AsOf = None,
     coverage: Coverage = None,
     max_fsd: MaxFsd = None,
@@ -344,7 +368,7 @@ def score(
     from tasador.contract.model import Source
     from tasador.core.errors import ConfigError
     from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows
-    from tasador.scoring.files import ScoreRequest, find_inputs, score_files
+    from tasador.scoring.files import OutputError, ScoreRequest, find_inputs, score_files
 
     kept = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
     kept = () if kept == ("none",) else kept
@@ -354,6 +378,7 @@ def score(
     others = {
         "--format": format_, "--workers": workers, "--explain": explain or None,
         "--engine": None if engine is Engine.local else engine,
+        "--decimal": None if decimal is Decimal.point else decimal,
     }  # fmt: skip
     request = ScoreRequest(
         inputs=tuple(inputs),
@@ -368,7 +393,10 @@ def score(
         coverage=coverage,
         limits=serve_limits(max_fsd, min_support),
         explain=explain,
+        decimal_comma=decimal is Decimal.comma,
     )
+    if request.decimal_comma and (format_ is Format.parquet or to.endswith(".parquet")):
+        raise OutputError.no_commas()
 
     def tell(line: str) -> None:
         err.print(escape(line))
@@ -491,5 +519,5 @@ def _summarise(scored: Scored, to: str) -> None:
         f"({speed:,.0f} rows/s) with {escape(scored.version)}{before}"
     )
     if scored.refused:
-        err.print(f"[yellow]refused:[/] {scored.refused:,} rows; the column 'error' says why")
+        _tell_refused(scored.refused, "the column 'error' says why")
     follow(f"ratio {shlex.quote(to)} --sale COLUMN")

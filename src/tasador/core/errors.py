@@ -38,6 +38,8 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
+from tasador.core.languages import Language, translated
+
 #: Modules whose distribution has another name.
 _DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
@@ -102,6 +104,10 @@ def did_you_mean(given: str, known: Iterable[str], *, cutoff: float = 0.6) -> st
 
 
 INTERRUPTED_EXIT_CODE = 130
+_LABELS: dict[Language, tuple[str, str, str]] = {
+    "en": ("expected", "got", "To do"),
+    "es": ("se esperaba", "se recibió", "Qué hacer"),
+}
 
 
 class TasadorError(Exception):
@@ -139,16 +145,21 @@ class TasadorError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        text = self.message
+        return self.told("en")
+
+    def told(self, language: Language) -> str:
+        """Return the whole message in a language; what has no form there stays English."""
+        expected, got, to_do = _LABELS[language]
+        text = translated(self.message, language)
         details = [
-            f"{label} {value}"
-            for label, value in (("expected", self.expected), ("got", self.got))
+            f"{label} {translated(value, language)}"
+            for label, value in ((expected, self.expected), (got, self.got))
             if value is not None
         ]
         if details:
             text += ": " + ", ".join(details)
         if self.remedy is not None:
-            text += f". To do: {self.remedy}"
+            text += f". {to_do}: {translated(self.remedy, language)}"
         return text
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -1,10 +1,17 @@
-"""Texts by language, and numbers as the people of a language write them."""
+"""Texts by language, and numbers as the people of a language write them.
+
+Findings, gates and errors are sentences with their numbers filled in, as they are recorded and
+printed in English. `translated` finds each by its English form in ``spanish.txt``.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
 from typing import Literal, get_args
 
 Language = Literal["en", "es"]
@@ -79,3 +86,71 @@ def moment(text: str | float | None, language: Language = "en") -> str:
     except (ValueError, OverflowError):
         return str(text)
     return f"{found.day} {_MONTHS[language][found.month - 1]} {found:%Y, %H:%M}"
+
+
+_FIELD = re.compile(r"\{(\w+)\}")
+#: Fields whose text is a name or what somebody wrote.
+_AS_GIVEN = frozenset(("path", "column", "given"))
+#: What a field may hold where that is not all but a semicolon.
+_WITHIN = {"rest": ".", "column": "[^;:]"}
+#: What is quoted and what holds a slash is no number of ours.
+_NUMBER = re.compile(
+    r"(?P<kept>(?<!\w)'[^']*'(?!\w)|\"[^\"]*\"|`[^`]*`|\S*[/\\]\S*)"
+    r"|(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?(?!\w|\.\w)"
+)
+_PERCENT = re.compile(r"(?<=\d)%")
+
+
+def translated(said: str, language: Language) -> str:
+    """Return a sentence of tasador in a language; as it is where it has no form.
+
+    Args:
+        said: In English; several may be joined by semicolons.
+        language: Of the reader.
+    """
+    if language == "en" or not said:
+        return said
+    whole = _found(said)
+    if whole is not None:
+        return whole
+    parts = said.split("; ")
+    return "; ".join(_found(part) or _written(part) for part in parts)
+
+
+def _found(said: str) -> str | None:
+    for form, spanish in _forms():
+        if match := form.fullmatch(said):
+            fields = {
+                name: value if name in _AS_GIVEN else translated(value, "es")
+                for name, value in match.groupdict().items()
+            }
+            return spanish.format(**fields)
+    return None
+
+
+@cache
+def _forms() -> list[tuple[re.Pattern[str], str]]:
+    # those with more text of their own first: "{share} missing" also fits longer sentences
+    ordered = sorted(sentences(), key=lambda one: -len(_FIELD.sub("", one[0])))
+    return [(_pattern(english), spanish) for english, spanish in ordered]
+
+
+def sentences() -> list[tuple[str, str]]:
+    """Return the English and Spanish forms of what `translated` knows."""
+    text = files("tasador.core").joinpath("spanish.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return list(zip(lines[::2], lines[1::2], strict=True))
+
+
+def _pattern(english: str) -> re.Pattern[str]:
+    parts = _FIELD.split(english)
+    parts[::2] = [re.escape(part) for part in parts[::2]]
+    # within one sentence: a semicolon ends it, unless the form itself has it
+    parts[1::2] = [f"(?P<{name}>{_WITHIN.get(name, '[^;]')}+?)" for name in parts[1::2]]
+    return re.compile("".join(parts), re.DOTALL)
+
+
+def _written(value: str) -> str:
+    """Return a field's text with its numbers as Spanish writes them."""
+    said = _NUMBER.sub(lambda one: one["kept"] or digits_in(one[0], "es"), value)
+    return _PERCENT.sub(" %", said)

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import re
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,8 +29,10 @@ from tasador.core.errors import ConfigError, DataError, SourceError, StorageErro
 from tasador.core.parallel import usable_cores
 from tasador.core.progress import Advance, progress
 from tasador.data.table_stream import Piece, TableKind, TableStream, open_table
+from tasador.data.text.decimal_commas import plain_numbers
 from tasador.inference.batch_scorer import BatchScorer
 from tasador.registry.model_bundle import ModelBundle
+from tasador.scoring.table_writer import open_output
 from tasador.settings.serving import ServeLimits
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class OutputError(ConfigError):
             expected="a folder",
             remedy=f"give one, e.g. --output {out.rpartition('.')[0]}",
         )
+
+    @classmethod
+    def no_commas(cls) -> OutputError:
+        """Return the error of decimal commas in a file whose numbers are no texts."""
+        return cls("--decimal comma is for CSV", got="Parquet", remedy="leave one of them out")
 
     @classmethod
     def taken(cls, name: str) -> OutputError:
@@ -126,72 +132,6 @@ def _bare(name: str) -> str:
         name = name.removesuffix(suffix)
     stem, dot, suffix = name.rpartition(".")
     return stem if dot and stem and suffix.lower() in ("csv", "tsv", "txt", "parquet") else name
-
-
-class TableWriter:
-    """Writes batches of one schema as CSV or Parquet.
-
-    Args:
-        file: Where to, open for writing.
-        kind: Which of them.
-        schema: The batches' schema, with what is to be kept about the whole file.
-
-    Raises:
-        DataError: A column of that type cannot be written as CSV.
-    """
-
-    def __init__(self, file: Any, kind: TableKind, schema: pa.Schema) -> None:
-        import pyarrow as pa
-
-        if kind == "parquet":
-            import pyarrow.parquet as parquet
-
-            texts = [field.name for field in schema if pa.types.is_string(field.type)]
-            self._writer = parquet.ParquetWriter(file, schema, use_dictionary=texts)
-            return
-        import pyarrow.csv as csv
-
-        try:
-            self._writer = csv.CSVWriter(file, schema)
-            self._writer.write_batch(pa.RecordBatch.from_pylist([], schema))
-        except pa.ArrowException as error:
-            raise DataError(
-                f"a column cannot be written as CSV: {error}", remedy="write --format parquet"
-            ) from None
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Write a batch."""
-        self._writer.write_batch(batch)
-
-    def close(self) -> None:
-        """Write what belongs to the end."""
-        self._writer.close()
-
-
-@contextmanager
-def open_output(location: str, kind: TableKind, schema: pa.Schema) -> Iterator[TableWriter]:
-    """Open a table for writing that appears at `location` only when the body ends well.
-
-    Raises:
-        StorageError: Disk full, permission denied, store unreachable; nothing is left behind.
-        DataError: As `TableWriter`.
-    """
-    if storage.is_remote(location):
-        with tempfile.TemporaryDirectory(prefix="tasador-score-") as folder:
-            local = Path(folder) / "result"
-            with open_output(str(local), kind, schema) as writer:
-                yield writer
-            storage.copy_from_local(local, location)
-        return
-    with storage.open_write(Path(location)) as file:
-        writer = TableWriter(file, kind, schema)
-        try:
-            yield writer
-        except BaseException:
-            with suppress(Exception):  # it would be closed later, on a file that is not there
-                writer.close()
-            raise
-        writer.close()
 
 
 @dataclass(frozen=True)
@@ -336,6 +276,7 @@ class ScoreRequest:
         as_of: Day such as 2014-06-30 as of which all rows are valued; None takes each row's own.
         coverage, limits: Of the intervals, None takes the model's; when a row gets no value.
         explain: Whether estimates come with their parts in money.
+        decimal_comma: Whether CSV is written with decimal commas, between semicolons.
     """
 
     inputs: tuple[str, ...]
@@ -350,6 +291,7 @@ class ScoreRequest:
     explain: bool = False
     coverage: float | None = None
     limits: ServeLimits = field(default_factory=ServeLimits)
+    decimal_comma: bool = False
 
     @property
     def reading(self) -> str:
@@ -357,6 +299,7 @@ class ScoreRequest:
         how = (self.coverage, self.limits.max_fsd, self.limits.min_support or None)
         given = (self.asked.sheet, self.asked.encoding, self.asked.has_header, self.as_of, *how)
         explained = " explained" if self.explain else ""
+        explained += " commas" if self.decimal_comma else ""
         return "".join(f" {one}" for one in given if one is not None) + explained
 
 
@@ -474,6 +417,8 @@ class Run:
         return True
 
     def _kind(self, table: TableStream) -> TableKind:
+        if self.request.decimal_comma:
+            return "csv"
         if self.request.kind is not None:
             return self.request.kind
         for kind, suffix in SUFFIXES.items():
@@ -495,7 +440,8 @@ class Run:
             first = value(Piece(0, table.nothing(columns)))
         rows, refused, before = 0, 0, 0.0
         schema = first.schema.with_metadata(self._about())
-        with open_output(place, kind, schema) as writer:
+        commas = plain_numbers(self.bundle.contract) if self.request.decimal_comma else None
+        with open_output(place, kind, schema, commas) as writer:
             for batch in _chain(first, results):
                 writer.write(batch)
                 rows += batch.num_rows

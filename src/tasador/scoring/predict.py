@@ -18,6 +18,7 @@ from tasador.core.hashing import to_plain
 from tasador.core.input_checks import read_json
 from tasador.data.parquet.table import Allowance
 from tasador.data.table_stream import Piece, TableStream, open_table
+from tasador.data.text.decimal_commas import plain_numbers, with_comma
 from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows, read_text
 from tasador.modeling.monotone import promise
 from tasador.modeling.prediction import Comparable, Explanation, Valuation, no_value
@@ -57,7 +58,7 @@ class PredictedRow:
 
 @dataclass(frozen=True)
 class Predicted:
-    """All rows in their order, and what they were valued with."""
+    """All rows in their order, what they were valued with, and which inputs are numbers."""
 
     rows: tuple[PredictedRow, ...]
     prediction_name: str
@@ -65,6 +66,7 @@ class Predicted:
     origin: str
     unit: str | None
     from_json: bool
+    numbers: frozenset[str] = frozenset()
 
     @property
     def refused(self) -> list[PredictedRow]:
@@ -121,6 +123,7 @@ def predict_rows(
         loaded.origin,
         loaded.contract.target.unit,
         text is not None,
+        plain_numbers(loaded.contract),
     )
     check_any_valued([(row.number, row.error) for row in predicted.refused], len(predicted.rows))
     dated = loaded.contract.with_role("timestamp")
@@ -378,10 +381,13 @@ def _plain(predicted: Predicted, row: PredictedRow) -> dict[str, Any]:
     return {**plain, "inputs": dict(row.kept)} if row.kept else plain
 
 
-def to_csv(predicted: Predicted) -> str:
-    """Return the rows as CSV, one line a row; a refused one has no estimate and an ``error``."""
+def to_csv(predicted: Predicted, decimal_comma: bool = False) -> str:
+    """Return the rows as CSV, one line a row; a refused one has no estimate and an ``error``.
+
+    With decimal commas, cells are separated by semicolons.
+    """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n", delimiter=";" if decimal_comma else ",")
     kept = list(dict.fromkeys(name for row in predicted.rows for name in row.kept))
     unit = ["unit"] if predicted.unit else []
     writer.writerow(
@@ -395,10 +401,18 @@ def to_csv(predicted: Predicted) -> str:
             values = [found.prediction, found.lower, found.upper, found.coverage]
         notes = "; ".join(found.warnings) if found is not None else ""
         cells = [to_plain(row.kept.get(name)) for name in kept]
+        if decimal_comma:
+            values = [with_comma(value) for value in values]
+            numbers = predicted.numbers
+            cells = [
+                with_comma(cell) if name in numbers or isinstance(cell, float) else cell
+                for name, cell in zip(kept, cells, strict=True)
+            ]
         if unit:
             values.append(predicted.unit)
-        sizes = (None, None) if found is None else (found.fsd, found.confidence_class)
-        ends = (row.error, predicted.version, *sizes, row.no_value)
+        fsd, grade = (None, None) if found is None else (found.fsd, found.confidence_class)
+        size = with_comma(fsd) if decimal_comma else fsd
+        ends = (row.error, predicted.version, size, grade, row.no_value)
         writer.writerow([*cells, *values, notes, *ends])
     return text.getvalue()
 

@@ -16,6 +16,7 @@ from tasador.core.errors import TasadorError
 from tasador.core.escape import cell
 from tasador.core.languages import number
 from tasador.data.readers import parse_table
+from tasador.data.text.decimal_commas import columns_with_commas, plain_numbers, with_comma
 from tasador.ops.api_client import ScoredRow, ServiceRefusedError
 from tasador.reporting.appraisal import texts as reports
 from tasador.ui import widgets
@@ -131,8 +132,9 @@ def _draw_done(
         st.info(say("batch.empty"), icon=":material/info:")
         return
     st.download_button(
-        say("batch.download"), to_csv(rows, inputs), f"values-{name.rsplit('.', 1)[0]}.csv",
-        "text/csv", type="primary", icon=":material/download:",
+        say("batch.download"), _download(found, rows, inputs),
+        f"values-{name.rsplit('.', 1)[0]}.csv", "text/csv",
+        type="primary", icon=":material/download:",
     )  # fmt: skip
     if inputs is None:
         st.caption(say("batch.no_inputs"))
@@ -212,7 +214,19 @@ def error_text(contract: TableContract, said: str) -> str:
     return " ".join(parts)
 
 
-def to_csv(rows: Sequence[ScoredRow], inputs: pl.DataFrame | None) -> str:
+def _download(found: Model, rows: Sequence[ScoredRow], inputs: pl.DataFrame | None) -> str:
+    if language() == "en":
+        return to_csv(rows, inputs)
+    numbers = plain_numbers(found.contract)
+    if inputs is not None:  # a file that has decimal commas keeps its texts
+        lines = inputs.cast(pl.String).fill_null("").iter_rows()
+        numbers -= columns_with_commas(inputs.columns, lines, ";", found.contract)
+    return to_csv(rows, inputs, numbers)
+
+
+def to_csv(
+    rows: Sequence[ScoredRow], inputs: pl.DataFrame | None, commas: frozenset[str] | None = None
+) -> str:
     """Return all rows as CSV for people: what was sent, then what ``/api/v1/score`` has.
 
     No text is a formula. An input whose name is one of the answer's gets `` (input)`` behind it.
@@ -220,9 +234,11 @@ def to_csv(rows: Sequence[ScoredRow], inputs: pl.DataFrame | None) -> str:
     Args:
         rows: As they were answered.
         inputs: As they were sent, in the same order; None leaves them out.
+        commas: Inputs whose texts are numbers with points: all numbers get a decimal comma, cells
+            a semicolon between them. None writes decimal points and commas.
     """
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = csv.writer(out, lineterminator="\n", delimiter="," if commas is None else ";")
     names = ("prediction", "lower", "upper", "warnings", "error", "prediction_id", "fsd",
              "confidence_class", "no_value")  # fmt: skip
     own = [] if inputs is None else inputs.columns
@@ -231,5 +247,10 @@ def to_csv(rows: Sequence[ScoredRow], inputs: pl.DataFrame | None) -> str:
     sent = [()] * len(rows) if inputs is None else inputs.iter_rows()
     for row, given in zip(rows, sent, strict=True):
         values = [row.row, *given, *(getattr(row, name) for name in names)]
+        if commas is not None:
+            values = [
+                with_comma(value) if name in commas or isinstance(value, float) else value
+                for name, value in zip(("", *own, *("" for _ in names)), values, strict=True)
+            ]
         writer.writerow(["" if value is None else cell(value) for value in values])
     return out.getvalue()

@@ -14,12 +14,11 @@ import streamlit as st
 from tasador.contract.model import people_label
 from tasador.core import clock
 from tasador.core.escape import chart
-from tasador.core.languages import Language, digits_of, moment, number
+from tasador.core.languages import Language, digits_of, moment, number, translated
 from tasador.metrics.regression import METRICS
 from tasador.metrics.regression import label as metric_label
 from tasador.ops.api_client import ServiceRefusedError
 from tasador.ui.texts import TEXTS, escaped
-from tasador.ui.translations import translated
 from tasador.ui.widgets import (
     ACCENT,
     CONFIG,

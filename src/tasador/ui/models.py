@@ -9,10 +9,9 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from tasador.core.escape import chart
-from tasador.core.languages import moment
+from tasador.core.languages import moment, translated
 from tasador.ops.api_client import ServiceRefusedError
 from tasador.ui.texts import escaped, step_of_size
-from tasador.ui.translations import translated
 from tasador.ui.widgets import (
     CONFIG,
     DOWN,

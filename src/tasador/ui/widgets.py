@@ -21,12 +21,11 @@ from streamlit.delta_generator import DeltaGenerator
 from tasador.contract.model import Column, TableContract, people_label
 from tasador.contract.reader import from_dict
 from tasador.core.escape import chart
-from tasador.core.languages import Language, amount, digits_in
+from tasador.core.languages import Language, amount, digits_in, translated
 from tasador.ops.api_client import ApiClient, ServiceRefusedError
 from tasador.reporting.appraisal import texts as reports
 from tasador.reporting.appraisal.outline import outline
 from tasador.ui.texts import LANGUAGES, TEXTS, escaped, money, step_of_size, text
-from tasador.ui.translations import translated
 
 API_URL = "TASADOR_UI__API_URL"
 API_KEY = "TASADOR_API_KEY"

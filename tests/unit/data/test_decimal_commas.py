@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from tasador.contract.reader import from_dict
 from tasador.core.languages import number
 from tasador.data.table_stream import open_table
-from tasador.data.text.decimal_commas import array_without_commas, without_commas
+from tasador.data.text.decimal_commas import (
+    array_without_commas,
+    batch_with_commas,
+    with_comma,
+    without_commas,
+)
 
 CONTRACT = from_dict(
     {
@@ -77,6 +82,18 @@ def test_what_is_written_in_spanish_is_read_as_the_same_number(value: float, dig
     assert array_without_commas(pa.array([written])).to_pylist() == [without_commas(written)]
 
 
-@given(st.text(alphabet="0123456789.,-+ x", max_size=12))
+@given(st.text(alphabet="0123456789.,-+ ex", max_size=12))
 def test_one_cell_and_a_column_of_them_are_read_alike(cell: str) -> None:
     assert array_without_commas(pa.array([cell])).to_pylist() == [without_commas(cell)]
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5))
+def test_what_is_written_with_commas_is_read_as_the_same_bits(values: list[float]) -> None:
+    for column in (values, [repr(one) for one in values]):
+        batch = pa.RecordBatch.from_pydict({"area": column, "code": ["1.5"] * len(values)})
+        written = batch_with_commas(batch, frozenset({"area"}))
+        assert written["code"] == batch["code"]
+        read = array_without_commas(written["area"]).to_pylist()
+        assert [float(one) for one in read] == values
+        cells = [without_commas(str(with_comma(one))) for one in column]
+        assert [float(one) for one in cells] == values

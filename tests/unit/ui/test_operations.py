@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasador.core.languages import translated
 from tasador.lifecycle.gates import not_worse
 from tasador.settings.run import GateSettings
 from tasador.ui import health, models, widgets
-from tasador.ui.translations import translated
 
 
 @pytest.fixture

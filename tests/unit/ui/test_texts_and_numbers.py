@@ -137,6 +137,15 @@ def test_a_download_has_the_inputs_beside_their_answers_and_no_formula() -> None
     assert "area" not in next(iter(csv.DictReader(io.StringIO(to_csv(rows, None)))))
 
 
+def test_a_spanish_download_has_decimal_commas_where_numbers_are() -> None:
+    rows = [ScoredRow(1, 100.5, 90.0, 110.25, "", "", "p-1.5")]
+    inputs = pl.DataFrame({"area": ["80.5"], "floor": [2.5], "note": ["1.5"]})
+    (found,) = csv.DictReader(io.StringIO(to_csv(rows, inputs, frozenset({"area"}))), delimiter=";")
+    assert (found["prediction"], found["upper"]) == ("100,5", "110,25")
+    assert (found["area"], found["floor"], found["note"]) == ("80,5", "2,5", "1.5")
+    assert found["prediction_id"] == "p-1.5"
+
+
 def test_errors_of_a_row_are_in_words_and_a_decimal_comma_is_named(house_contract) -> None:
     said = (
         "area: expected a number in [1, 10000], got '80,5'; rooms: expected a whole number in "
