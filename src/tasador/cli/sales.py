@@ -128,7 +128,7 @@ def trend(
         column.justify = "right"
     out.print(escape(contract.title))
     out.print(listed)
-    out.print(carried(found, log=log))
+    out.print(carried(found, log=log), soft_wrap=False)
     if output is not None:
         write_trend(output, found, contract)
         out.print(f"wrote {escape(str(output))}")
