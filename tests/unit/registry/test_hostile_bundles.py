@@ -67,8 +67,10 @@ def test_no_kernel_is_given_arrays_that_do_not_fit(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[str] = []
-    for name in ("comparables.cKDTree", "comparables.CompactIndex", "columns_kernel.CompactPlain"):
-        monkeypatch.setattr(f"tasador.features.{name}", lambda *_, name=name: built.append(name))
+    features = "tasador.features"
+    for name in ("scipy.spatial.cKDTree", f"{features}.comparables.CompactIndex",
+                 f"{features}.columns_kernel.CompactPlain"):  # fmt: skip
+        monkeypatch.setattr(name, lambda *_, name=name: built.append(name))
     good = (bundle_folder / FEATURES).read_bytes()
     for what in ARRAYS:
         reseal(bundle_folder, {FEATURES: good})
