@@ -342,6 +342,8 @@ class TrainingRange:
             low, high = found.get("min"), found.get("max")
             if column.kind == "category":  # one code more is that of all other levels
                 high = len(column.categories) - 1
+            if column.learned:  # training rows had such levels too, each in one row
+                high = len(column.categories)
             least.append(-np.inf if low is None else float(low))
             most.append(np.inf if high is None else float(high))
         self._least, self._most = np.array(least), np.array(most)

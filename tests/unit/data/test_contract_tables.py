@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import polars as pl
 import pytest
 
 from tasador.contract.encoding import Encoder
 from tasador.contract.reader import from_dict
+from tasador.contract.row_check import TrainingRange
 from tasador.core.errors import ContractError
 from tasador.data.contract_tables import with_files_read, with_levels_learned
 
@@ -106,7 +108,9 @@ def test_levels_are_learned_from_the_table_and_travel_in_the_contract():
     ]
     assert [plat for plat, _ in sent][:2] == [1.0, 0.0]
     assert math.isnan(sent[2][0])
-    assert encode({**row, "plat": "999"}).ravel()[0] == 2.0  # unknown
+    unknown = encode({**row, "plat": "999"})
+    assert unknown.ravel()[0] == 2.0
+    assert not TrainingRange(found, {}).outside(np.atleast_2d(unknown)).any()
     assert encode({**row, "plat": "120"}).ravel()[0] == 1.0
 
 
