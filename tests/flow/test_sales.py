@@ -93,6 +93,9 @@ def test_what_parcel_numbers_begin_with_informs_and_is_learned_from_the_table(
                 area = rng.uniform(50, 200)
                 price = area * 1000 * math.exp(level + rng.gauss(0, 0.05))
                 writer.writerow([f"{plat}-{lot:03}", round(area), round(price)])
+        for plat in range(5000, 5120):  # of one row each: no levels, and the most frequent code
+            area = rng.uniform(50, 200)
+            writer.writerow([f"{plat}-001", round(area), round(area * 1000)])
     said = output_of(tmp_path, "init", "lots.csv", "--target", "price", "--yes")
     assert "'parcel_no' without their last 4 characters" in " ".join(said.split())
     contract = yaml.safe_load((tmp_path / "conf" / "dataset" / "lots.yaml").read_text())

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.contract.cells import decoded_cell
 from tasador.core import seeds
 from tasador.features.meaning import Meaning
 from tasador.metrics.ratio_study import FEWEST_OF_GROUP, RatioFigure
@@ -220,7 +221,7 @@ def _curves(bundle: ModelBundle, X: Floats, found: Diagnostics) -> list[result_p
             codes, counts = np.unique(values.astype(int), return_counts=True)
             most = np.sort(codes[np.argsort(-counts, kind="stable")[:_MOST_LEVELS]])
             asked = most.astype(float)
-            levels = tuple(column.categories[code] for code in most.tolist())
+            levels = tuple(str(decoded_cell(column, code)) for code in asked.tolist())
         else:
             asked = np.unique(np.quantile(values, np.linspace(0.02, 0.98, _STEPS)))
             if column.kind == "integer":
