@@ -135,10 +135,17 @@ def _forms() -> list[tuple[re.Pattern[str], str]]:
     return [(_pattern(english), spanish) for english, spanish in ordered]
 
 
-def sentences() -> list[tuple[str, str]]:
-    """Return the English and Spanish forms of what `translated` knows."""
+def sentences(section: str = "") -> list[tuple[str, str]]:
+    """Return the English and Spanish forms of what `translated` knows.
+
+    Args:
+        section: How the titles of the sections that are wanted begin, e.g. ``findings``.
+    """
     text = files("tasador.core").joinpath("spanish.txt").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    _, *parts = text.split("\n# --- ")
+    lines = [
+        line for part in parts if part.startswith(section) for line in part.splitlines()[1:] if line
+    ]
     return list(zip(lines[::2], lines[1::2], strict=True))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from importlib.resources import files
 
-from tasador.core.languages import Language, digits_in
+from tasador.core.languages import Language, digits_in, sentences
 from tasador.reporting.cards import MINUS
 from tasador.reporting.evaluation_tables import TEXTS
 
@@ -177,6 +177,8 @@ def _numbered(said: str, places: list[str]) -> str:
 
 def _pairs() -> Iterator[tuple[str, str]]:
     """Yield English and Spanish sentences; in the file two lines each, parted by empty ones."""
+    # as the web app says them, but for words that would be found in any sentence
+    yield from (pair for pair in sentences("findings") if len(_PLACE.sub("", pair[0]).split()) > 2)
     yield from (pair for key, pair in TEXTS.items() if key not in _FRAGMENTS)
     text = files("tasador.reporting").joinpath("templates/spanish.txt").read_text(encoding="utf-8")
     for block in text.split("\n\n"):
