@@ -438,6 +438,12 @@ class TableContract:
             people_label(name)
         )
 
+    def heading_of(self, name: str) -> str:
+        """Return `label_of` a column with its unit, unless it says it: ``Total rooms``."""
+        label = self.label_of(name)
+        unit = next((column.unit for column in self.columns if column.name == name), None)
+        return label if not unit or unit.casefold() in label.casefold() else f"{label} ({unit})"
+
     def column(self, name: str) -> Column:
         """Return the column called `name`; KeyError when there is none."""
         for column in self.columns:

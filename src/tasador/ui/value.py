@@ -213,5 +213,5 @@ def _comparables_table(found: Model, near: Sequence[Mapping[str, Any]]) -> list[
     ]
     for name in near[0]["attributes"]:
         values = [one["attributes"].get(name) for one in near]
-        shown.append(widgets.Shown(widgets.heading(found.contract, name), values))
+        shown.append(widgets.Shown(found.contract.heading_of(name), values))
     return [column for column in shown if any(value is not None for value in column.values)]

@@ -179,13 +179,13 @@ def draw_fields(
         if place and place % 2 == 0:
             pair = st.columns(2)  # pair by pair: on a phone the order stays the contract's
         with pair[place % 2]:
-            row[column.name] = _draw(column, example.get(column.name), version)
+            name = contract.heading_of(column.name)
+            row[column.name] = _draw(column, name, example.get(column.name), version)
             slots[column.name] = st.empty()
     return row, slots
 
 
-def _draw(column: Column, example: Any, version: str) -> Any:
-    name = heading_of(column)
+def _draw(column: Column, name: str, example: Any, version: str) -> Any:
     if column.role == "timestamp":
         name = say("field.as_of", column=name)
     key, help_text = field_key(column, version), escaped(hint(column))
@@ -235,20 +235,6 @@ def _choice(column: Column, name: str, key: str, help_text: str, example: Any) -
 
 def _typed(column: Column, example: Any) -> float | int:
     return int(example) if column.kind == "integer" else float(f"{float(example):.6g}")
-
-
-def heading_of(column: Column) -> str:
-    """Return a column's name for people with its unit, unless the name says it: ``Total rooms``."""
-    name = column.label or people_label(column.name)
-    if not column.unit or column.unit.casefold() in name.casefold():
-        return name
-    return f"{name} ({column.unit})"
-
-
-def heading(contract: TableContract, name: str) -> str:
-    """Return `heading_of` the column, or a ratio's name for people."""
-    found = next((column for column in contract.columns if column.name == name), None)
-    return contract.label_of(name) if found is None else heading_of(found)
 
 
 def group_name(contract: TableContract, group: Mapping[str, Any]) -> str:

@@ -357,11 +357,7 @@ class _Writer:
         yield self.say("distance"), "", *(km_text(one.get("distance_km"), lang) for one in near)
         yield self.say("similarity"), "", *(_whole(one.get("similarity"), lang) for one in near)
         for column in self._attributes():
-            name = (
-                f"{self.contract.label_of(column.name)} ({column.unit})"
-                if column.unit
-                else self.contract.label_of(column.name)
-            )
+            name = self.contract.heading_of(column.name)
             values = [(one.get("attributes") or {}).get(column.name) for one in near]
             yield name, *(value_text(v, lang) for v in (self.one.facts.get(column.name), *values))
 
