@@ -29,8 +29,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.kernels import native
-from tasador.core.parallel import in_parallel
-from tasador.features.neighbours_kernel import DISTANCES, STEPS, WIDE_STEPS, Asked, CompactIndex
+from tasador.features.neighbours_kernel import (
+    DISTANCES,
+    STEPS,
+    WIDE_STEPS,
+    Asked,
+    CompactIndex,
+    tree_of,
+)
 
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree
@@ -169,7 +175,7 @@ class ComparablesIndex:
 
     @cached_property
     def _tree(self) -> cKDTree:
-        return _tree_of(self._places)
+        return tree_of(self._places)
 
     @cached_property
     def _prior(self) -> Floats:
@@ -530,49 +536,6 @@ class ComparablesIndex:
         return index
 
 
-def cross_fitted(
-    points: Floats,
-    target: Floats,
-    similar: Floats | None,
-    context: Floats,
-    folds: NDArray[np.intp],
-    *,
-    excludes_own: bool = False,
-) -> Floats:
-    """Return training features (n, q) in which no row sees its own fold's targets.
-
-    Args:
-        points: Shape (n, d), scaled.
-        target: Shape (n,), transformed.
-        similar: Shape (n,) or None.
-        context: Shape (n, c).
-        folds: Shape (n,): the fold of each row.
-        excludes_own: Whether copies of a row in other folds do not inform it.
-    """
-    numbers: list[int] = np.unique(folds).tolist()
-    if not numbers:
-        raise ValueError("no rows to cross-fit")
-
-    def block(fold: int) -> Floats:
-        held = folds == fold
-        rest = ~held
-        index = ComparablesIndex.fit(
-            points[rest],
-            target[rest],
-            None if similar is None else similar[rest],
-            context[rest],
-            excludes_own=excludes_own,
-        )
-        own = None if similar is None else similar[held]
-        return index.features(points[held], own, context=context[held])
-
-    blocks = dict(in_parallel(block, numbers))
-    result = np.empty((len(points), blocks[0].shape[1]))
-    for place, fold in enumerate(numbers):
-        result[folds == fold] = blocks[place]
-    return result
-
-
 def _age_scale(points: Floats) -> float:
     """Return the distance that a second of age counts as.
 
@@ -581,16 +544,9 @@ def _age_scale(points: Floats) -> float:
     a quarter of it, nor four times as much, nor none at all was better out of time on King County.
     """
     rows = np.linspace(0, len(points) - 1, min(len(points), _AGE_ROWS)).astype(np.intp)
-    distance, _ = _tree_of(points).query(points[rows], k=[min(_NEAREST, len(points))])
+    distance, _ = tree_of(points).query(points[rows], k=[min(_NEAREST, len(points))])
     way = float(np.median(distance))
     return (way if way > 0.0 else 10.0 * _typical_spacing(points)) / _YEAR
-
-
-def _tree_of(points: Floats) -> cKDTree:
-    # a quarter of a second, which commands that value nothing do without
-    from scipy.spatial import cKDTree
-
-    return cKDTree(points)
 
 
 def _typical_spacing(points: Floats) -> float:

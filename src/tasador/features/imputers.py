@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from tasador.core.errors import TrainingError
 from tasador.features.encoders import levels_of, one_hot_table
+from tasador.features.neighbours_kernel import tree_of
 from tasador.trees.ensemble import LEAF, TreeEnsemble, breadth_first, in_double_precision
 
 if TYPE_CHECKING:
@@ -109,9 +110,7 @@ class NeighboursFiller:
 
     @cached_property
     def _tree(self) -> cKDTree:
-        from scipy.spatial import cKDTree
-
-        return cKDTree(self.points)
+        return tree_of(self.points)
 
     @property
     def n_inputs(self) -> int:

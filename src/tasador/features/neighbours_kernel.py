@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from tasador.core.kernels import MISFIT, Library
 
 if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
+
     from tasador.features.comparables import ComparablesIndex
 
 Floats = NDArray[np.float64]
@@ -236,6 +238,14 @@ class CompactIndex:
         ):  # fmt: skip
             raise ValueError(f"{out.shape[1]} features asked for, there are {self.width}")
         return work
+
+
+def tree_of(points: Floats) -> cKDTree:
+    """Return the k-d tree of points (n, d)."""
+    # a quarter of a second to import, which commands that value nothing do without
+    from scipy.spatial import cKDTree
+
+    return cKDTree(points)
 
 
 def _cells(tree: Any, order: NDArray[np.int64]) -> NDArray[Any]:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
 from tasador.core import seeds
-from tasador.features.comparables import ComparablesIndex, cross_fitted
+from tasador.core.parallel import in_parallel
+from tasador.features.comparables import ComparablesIndex
 from tasador.features.encoders import Clusters, LevelStatistics, TargetMeans, levels_of, ratios
 from tasador.features.fitted import FittedFeatures, NearRow
 from tasador.features.imputation import Strategy, fit_imputer
@@ -115,7 +116,7 @@ class FeaturePipeline:
                 blocks.append(index.features(points, similar, self._times(X), context))
             else:
                 blocks.append(
-                    cross_fitted(
+                    _comparables_of_other_folds(
                         points, target, similar, context, folds, excludes_own=index.excludes_own
                     )
                 )
@@ -227,3 +228,46 @@ class FeaturePipeline:
             # equal rows of a table without places are different things, each of which tells
             excludes_own=times is None and self.contract.coordinates is not None,
         )
+
+
+def _comparables_of_other_folds(
+    points: Floats,
+    target: Floats,
+    similar: Floats | None,
+    context: Floats,
+    folds: NDArray[np.intp],
+    *,
+    excludes_own: bool = False,
+) -> Floats:
+    """Return training features (n, q) in which no row sees its own fold's targets.
+
+    Args:
+        points: Shape (n, d), scaled.
+        target: Shape (n,), transformed.
+        similar: Shape (n,) or None.
+        context: Shape (n, c).
+        folds: Shape (n,): the fold of each row.
+        excludes_own: Whether copies of a row in other folds do not inform it.
+    """
+    numbers: list[int] = np.unique(folds).tolist()
+    if not numbers:
+        raise ValueError("no rows to cross-fit")
+
+    def block(fold: int) -> Floats:
+        held = folds == fold
+        rest = ~held
+        index = ComparablesIndex.fit(
+            points[rest],
+            target[rest],
+            None if similar is None else similar[rest],
+            context[rest],
+            excludes_own=excludes_own,
+        )
+        own = None if similar is None else similar[held]
+        return index.features(points[held], own, context=context[held])
+
+    blocks = dict(in_parallel(block, numbers))
+    result = np.empty((len(points), blocks[0].shape[1]))
+    for place, fold in enumerate(numbers):
+        result[folds == fold] = blocks[place]
+    return result
