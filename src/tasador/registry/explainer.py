@@ -375,10 +375,8 @@ class Explainer:
     ) -> list[NearRow]:
         places = np.array([found.position for found in near], np.intp)
         passing = np.ones(len(near), np.bool_)
-        if wanted.radius_km is not None:
-            km = self._kilometres(X, near)
-            if km is not None:
-                passing &= km <= wanted.radius_km
+        if wanted.radius_km is not None and (km := self._kilometres(X, near)) is not None:
+            passing &= km <= wanted.radius_km
         sold = self._sold(places)
         if wanted.since is not None and sold is not None:
             passing &= sold >= seconds_of(wanted.since)

@@ -188,6 +188,15 @@ class Manifest:
         """The model's name and the first 12 digits of the content hash."""
         return f"{self.name}-{self.content_hash[:_VERSION_DIGITS]}"
 
+    def filled(self, card: str) -> str:
+        """Return a bundle's card with its version, time and hash where it points to this."""
+        gaps = {
+            CARD_VERSION: self.version, CARD_TIME: self.created, CARD_HASH: self.content_hash,
+        }  # fmt: skip
+        for gap, value in gaps.items():
+            card = card.replace(gap, value)
+        return card
+
     def with_content_hash(self) -> Manifest:
         """Return the manifest with its content hash filled in."""
         return replace(self, content_hash=_content_hash(orjson.loads(self.to_json())))

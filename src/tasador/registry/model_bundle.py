@@ -50,9 +50,6 @@ from tasador.registry.explainer import Explainer, Wanted
 from tasador.registry.known_sales import KnownSales
 from tasador.registry.manifest import (
     CARD,
-    CARD_HASH,
-    CARD_TIME,
-    CARD_VERSION,
     CONFIDENCE,
     CONFIDENCE_TREES,
     ERROR_MODEL,
@@ -492,16 +489,6 @@ def load_bundle(
         raise BundleError(text[:500], remedy=FETCH_AGAIN) from None
 
 
-def _filled_card(card: str, manifest: Manifest) -> str:
-    for gap, value in (
-        (CARD_VERSION, manifest.version),
-        (CARD_TIME, manifest.created),
-        (CARD_HASH, manifest.content_hash),
-    ):
-        card = card.replace(gap, value)
-    return card
-
-
 def _rebuilt(
     folder: Path,
     manifest: Manifest,
@@ -532,7 +519,7 @@ def _rebuilt(
         interval=ConformalInterval.from_dict(manifest.interval),
         contributions=contributions_from_state(arrays_of(EXPLAIN), q),
         profile=_profile(contents[PROFILE]),
-        card=_filled_card(contents[CARD].decode(), manifest),
+        card=manifest.filled(contents[CARD].decode()),
         encoder=Encoder(contract),
         golden=golden["X"],
         reference=arrays_of(REFERENCE) if REFERENCE in contents else None,

@@ -27,7 +27,7 @@ from tasador.data.sources import read_stored
 from tasador.data.table import Part, ValidatedTable
 from tasador.features.pipeline import FeaturePipeline
 from tasador.metrics.ratio_study import rival_figures
-from tasador.metrics.regression import Estimate, all_metrics, cod, label, prd
+from tasador.metrics.regression import Estimate, all_metrics, cod, label, prd, relative_errors
 from tasador.modeling.confidence import ConfidenceModel, JointRange
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.target_transform import TargetTransform
@@ -161,7 +161,10 @@ def value_spans(
         part = every.take(rows)
         estimate, plain, coverage = _valued(bundle, settings, before, part)
         price = part.y[part.y > 0]
-        pair = _errors(price, estimate[part.y > 0]), _errors(price, plain[part.y > 0])
+        pair = (
+            100.0 * relative_errors(price, estimate[part.y > 0]),
+            100.0 * relative_errors(price, plain[part.y > 0]),
+        )
         (difference,), _ = median_differences([pair], seed=settings.seed)
         known = rival_figures(part.y, estimate, {n: one[rows] for n, one in others.items()})
         found = Origin(
@@ -199,11 +202,6 @@ def _rivals(bundle: ModelBundle, tables: Path, part: Part) -> dict[str, Floats]:
         return {}
     frame = read_stored(tables, bundle.manifest.lineage["data_hash"])
     return rival_values(bundle.contract, part, frame)
-
-
-def _errors(price: Floats, estimate: Floats) -> Floats:
-    """Return absolute percentage errors (n,), in percent."""
-    return 100.0 * np.abs(estimate / price - 1.0)
 
 
 def _metrics(price: Floats, estimate: Floats, coverage: float) -> dict[str, float]:
