@@ -310,9 +310,9 @@ def _prefix(column: Column, frame: pl.DataFrame, y: Floats, findings: Findings) 
     known = np.flatnonzero(np.isfinite(y))
     texts = frame[column.name].cast(pl.String).str.strip_chars().gather(known).to_list()
     part = prefix_of_codes(texts, y[known])
-    if part is None:
+    name = f"{column.name}_prefix"
+    if part is None or name in frame.columns:
         return
-    name = f"{column.name}_{part.name}"
     findings.assumptions.append(
         f"{name!r}, the codes of {column.name!r} without their last {part.extract.value} "
         "characters, explains the target"

@@ -9,7 +9,8 @@ import csv
 import html
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import FileResponse
 
@@ -72,26 +72,22 @@ class Documentation:
     def openapi(self) -> dict[str, Any]:
         """Return the document."""
         predictor: Predictor | None = None
-        try:
-            predictor = self._service.predictor()
         # the document is there without a model too: the page asks for it at any time
-        except Problem:
-            key, models = "", []
-            title = "tasador"
-        else:
-            key, title = predictor.version, f"tasador: {predictor.contract.title}"
-            service, profile = self._service, predictor.bundle.profile
-            withheld = service.no_value != ServeLimits()
-            models = request_models(
-                predictor.contract, profile, service.limits.batch, withheld=withheld
-            )
+        with suppress(Problem):
+            predictor = self._service.predictor()
+        key = "" if predictor is None else predictor.version
         if self._made is None or self._made[0] != key:
-            self._made = key, self._document(title, [ProblemDetails, *models], predictor)
+            self._made = key, self._document(predictor)
         return self._made[1]
 
-    def _document(
-        self, title: str, models: Sequence[type[BaseModel]], predictor: Predictor | None
-    ) -> dict[str, Any]:
+    def _document(self, predictor: Predictor | None) -> dict[str, Any]:
+        title, models = "tasador", [ProblemDetails]
+        if predictor is not None:
+            title = f"tasador: {predictor.contract.title}"
+            models += request_models(
+                predictor.contract, predictor.bundle.profile, self._service.limits.batch,
+                withheld=self._service.no_value != ServeLimits(),
+            )  # fmt: skip
         document: dict[str, Any] = get_openapi(
             title=title,
             version=self._version,
