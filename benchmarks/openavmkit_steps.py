@@ -218,4 +218,4 @@ def run_notebooks(layout: Layout) -> tuple[int, str]:
     pipeline.finalize_models(pair, settings, run_vacant=False)
     pipeline.run_and_write_ratio_study_breakdowns(settings)
     meta = json.loads(Path(f"out/models/{GROUP}/main/ensemble/ensemble_meta.json").read_text())
-    return dropped, "+".join(meta.get("models") or meta.get("members") or [])
+    return dropped, "+".join(meta["members"])
