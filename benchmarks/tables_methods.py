@@ -93,7 +93,8 @@ def openavmkit(X: pd.DataFrame, y: Any, test: pd.DataFrame, seconds: float, tabl
     from openavmkit_steps import value
 
     estimates, told = value(X, np.exp(y), test, table, seconds)
-    return np.log(estimates), told
+    # its linear models may estimate less than nothing
+    return np.log(np.maximum(estimates, 1.0)), told
 
 
 METHODS = {"lightgbm": lightgbm, "catboost": catboost, "autogluon": autogluon,
