@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
+from fixtures.fuzzing import long_seconds
 from tasador.core.errors import TasadorError
 
 #: What one example may take at most: wall and processor seconds, and megabytes.
@@ -33,12 +34,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--examples", type=int, default=None, help="requests for each route of the API"
     )
-
-
-def long_seconds(request: pytest.FixtureRequest, share: float) -> float | None:
-    """Return the seconds that a part of a long run has; None in a run of the ordinary suite."""
-    minutes = request.config.getoption("--minutes", default=None)
-    return None if minutes is None else 60.0 * minutes * share
 
 
 @contextlib.contextmanager
@@ -100,7 +95,7 @@ def fuzz(request: pytest.FixtureRequest) -> Fuzz:
                 error.add_note(f"round {number} of {examples} examples")
                 raise
 
-        seconds = long_seconds(request, share)
+        seconds = long_seconds(request.config, share)
         if seconds is None:
             one_round(0, quick)
             return counts
