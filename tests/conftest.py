@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import os
 import shutil
 import sys
@@ -33,6 +34,12 @@ from tasador.trees.tree_shap import TreeContributions
 # the sources again, half a second each, and each worker rewrites the assertions of all tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what was imported and collected: it stays to the end."""
+    gc.freeze()
+
 
 # no deadline: machines of continuous integration stall now and then
 settings.register_profile(
