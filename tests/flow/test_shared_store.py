@@ -28,22 +28,21 @@ from fixtures.houses import Recipe, houses, register_houses, train_bundle
 from fixtures.postgresql import PostgresServer
 from fixtures.process import Server, free_port, unmeasured
 from fixtures.receiver import Receiver
-from tasador.records.audit_log import AuditTrail, Verdicts
+from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
 from tasador.registry.model_bundle import load_bundle
 from tasador.serving.experiment import SHADOW_SUFFIX, ExperimentBook
 
 MODEL = "houses_model"
 ALERTS = """
-watch:
-  interval_s: 1
-  window_s: 3600
-  alerts:
-    - {name: performance, checks: [performance], after: 1, clear_after: 1}
+interval_s: 1
+window_s: 3600
+alerts:
+  - {name: performance, checks: [performance], after: 1, clear_after: 1}
 """
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 240.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what} did not happen within {seconds:g} s"
@@ -113,7 +112,7 @@ class Traffic:
                     self.versions[url] = found["model_version"]
                     self.acknowledged[key] = price
                     self._untold.append((key, price))
-                time.sleep(0.004)
+                time.sleep(0.02)  # the machine is shared with what is tested
 
     def _tell(self) -> None:
         rng = random.Random(3)
@@ -296,8 +295,8 @@ def registry(house_contract, template_database: Path, tmp_path: Path) -> Path:
     shutil.copy(template_database, workspace / "mlflow.db")
     for number, seed in enumerate((0, 1), start=1):
         bundle = train_bundle(
-            tmp_path / f"b{number}", house_contract, houses(3000), workspace / "data",
-            Recipe(seed=seed, watched=True),
+            tmp_path / f"b{number}", house_contract, houses(1500), workspace / "data",
+            Recipe(trees=30, seed=seed, watched=True),
         )  # fmt: skip
         register_houses(bundle, workspace / "mlflow.db", number, MODEL)
     return workspace
@@ -359,12 +358,8 @@ def test_canary_promotion_alert_and_rollback_are_one_story_for_all_processes(
             wait_for(lambda: len(traffic.acknowledged) > before + 40, "valuing without it")
             postgres_server.start()
             # the watcher that leads draws the canary's consequence, once
-            wait_for(lambda: answered_by(versions[1]), "the promotion", 120)
-            assert experiment() in ("passed", "settled")
-            assert [e["phase"] for e in audited("canary")].count("passed") == 1
-            done = [e for e in audited("promote") if (e["from"], e["to"]) == ("1", "2")]
-            assert [e["phase"] for e in done].count("done") == 1
-            wait_for(lambda: experiment() == "settled", "the end of the canary")
+            wait_for(lambda: experiment() == "settled", "the promotion")
+            wait_for(lambda: answered_by(versions[1]), "the change of model")
 
             traffic.inflation = 2.0
             key = f"{MODEL}/performance/performance:mape"
@@ -376,20 +371,25 @@ def test_canary_promotion_alert_and_rollback_are_one_story_for_all_processes(
                     for one in found
                 ]
 
-            wait_for(lambda: states() == ["firing", "firing"], "the alert", 120)
+            wait_for(lambda: states() == ["firing", "firing"], "the alert")
             wait_for(lambda: any(key.encode() in body for _, body in receiver.got), "a notice")
             leader = next(one for one in watchers if one.leads)
             follower = next(one for one in watchers if one is not leader)
             assert any("another watcher leads" in line for line in follower.said)
             assert not follower.leads
             leader.stop(signal.SIGKILL)
-            wait_for(lambda: follower.leads, "the other watcher's lead", 120)
+            wait_for(lambda: follower.leads, "the other watcher's lead")
 
-            tasador("rollback", "--reason", "complaints")
+            # the lease of the one who was killed in the middle of a change ends by itself
+            words = ("rollback", "--reason", "complaints", "--workspace", str(registry))
+            wait_for(lambda: run_here(registry.parent, *words)[0] == 0, "rolling back")
             wait_for(lambda: answered_by(versions[0]), "the rollback")
             traffic.wait_for(100)
         follower.stop()
         assert states() == ["firing", "firing"]
+        assert [e["phase"] for e in audited("canary")].count("passed") == 1
+        moved = [e for e in audited("promote") if (e["from"], e["to"]) == ("1", "2")]
+        assert [e["phase"] for e in moved].count("done") == 1
         fired = [e for e in audited("alert") if e["subject"] == key and e["to"] == "firing"]
         assert len(fired) == 1
         notices = Counter(json.loads(body)["id"] for _, body in receiver.got)
@@ -404,12 +404,11 @@ def test_canary_promotion_alert_and_rollback_are_one_story_for_all_processes(
         town.check_nothing_lost_or_twice(traffic)
         counted = dict(town.rows("SELECT variant, count(*) FROM records GROUP BY variant"))
         assert found["rows"] == counted["champion"]
-        with Database.open(postgres_url) as database:
-            Verdicts(database).read(MODEL)
         assert town.rows("SELECT count(*) FROM leases WHERE name LIKE 'canary%'") == [(1,)]
     finally:
         for one in watchers:
             if one.process.poll() is None:
                 one.stop(signal.SIGKILL)
+            print(*one.said[-40:], sep="")
         for service in town.services:
             service.end()
