@@ -75,6 +75,10 @@ SECTIONS = {
         "What bounds the parts above on this machine, whoever writes them. "
         "[Where the time goes](where-the-time-goes.md)."
     ),
+    "Ratio study": (
+        "The figures by which assessors are judged, of generated sales, beside those of assesspy "
+        "(Cook County) and of MPAC (Ontario), each in an environment of its own."
+    ),
     "Drift": ("Judging a window of rows against a reference, beside Evidently and NannyML."),
     "Growth": (
         "How cost grows with rows, columns and categories. Each measurement is a process of its "
@@ -168,6 +172,8 @@ BENCHMARKS = (
          "valuation_path --workspace {workspace}",
          "valuation_path --workspace {workspace} --passes 1", 2, keeps=False),
     _one("limits", "Limits", "memory, parsing, loopback", "limits", "limits --rows 20000", 1),
+    _one("ratio", "Ratio study", "figures, seconds and memory beside assesspy and MPAC's package",
+         "ratio", "ratio --sales 1000 5000", 4),
     _one("drift_speed", "Drift", "a million rows judged, beside Evidently and NannyML",
          "drift_speed", "drift_speed 20000 40000", 5),
     _one("drift_power", "Drift", "false alarms and changes seen", "drift_power 200",
