@@ -65,6 +65,10 @@ SECTIONS = {
         "turn."
     ),
     "Batch scoring": ("Rows a second of `tasador score`, Parquet to Parquet."),
+    "Explanations": (
+        "Every estimate can be had with its parts in money: exact Shapley values of trees, which "
+        "add up to it. [How to explain](../how-to/explain.md)."
+    ),
     "Cache of predictions": ("Whether a cache pays; it is off by default."),
     "Records": ("What keeping a record of every valuation costs."),
     "One valuation": (
@@ -77,7 +81,8 @@ SECTIONS = {
     ),
     "Ratio study": (
         "The figures by which assessors are judged, of generated sales, beside those of assesspy "
-        "(Cook County) and of MPAC (Ontario), each in an environment of its own."
+        "(Cook County) and of MPAC (Ontario), each in an environment of its own. "
+        "[How to make one](../how-to/ratio-study.md)."
     ),
     "Drift": ("Judging a window of rows against a reference, beside Evidently and NannyML."),
     "Growth": (
@@ -162,6 +167,8 @@ BENCHMARKS = (
     _one("batch_scoring", "Batch scoring", "rows a second of whole files",
          "batch_scoring {bundle}", "batch_scoring {bundle} --rows 5000 --trees 20", 5,
          keeps=False),
+    _one("explain", "Explanations", "50 000 rows with their reasons, beside the library shap",
+         "explain {bundle}", "explain {bundle} --rows 2000 --peer-rows 300 --trees 50", 4),
     _one("serving_cache", "Cache of predictions", "requests per second: none, memory, Redis",
          "serving_cache --workspace {workspace}",
          "serving_cache --workspace {workspace} --seconds 0", 3, keeps=False,
