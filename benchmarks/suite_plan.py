@@ -69,6 +69,10 @@ SECTIONS = {
         "Every estimate can be had with its parts in money: exact Shapley values of trees, which "
         "add up to it. [How to explain](../how-to/explain.md)."
     ),
+    "Valuation reports": (
+        "One property, one page: value, interval, comparables, map, parts in money, accuracy. "
+        "[How to write them](../how-to/write-valuation-reports.md)."
+    ),
     "Cache of predictions": ("Whether a cache pays; it is off by default."),
     "Records": ("What keeping a record of every valuation costs."),
     "One valuation": (
@@ -169,6 +173,9 @@ BENCHMARKS = (
          keeps=False),
     _one("explain", "Explanations", "50 000 rows with their reasons, beside the library shap",
          "explain {bundle}", "explain {bundle} --rows 2000 --peer-rows 300 --trees 50", 4),
+    _one("appraise", "Valuation reports", "in process, by the command, by the service",
+         "appraise --workspace {workspace}",
+         "appraise --workspace {workspace} --reports 20 --times 10", 4),
     _one("serving_cache", "Cache of predictions", "requests per second: none, memory, Redis",
          "serving_cache --workspace {workspace}",
          "serving_cache --workspace {workspace} --seconds 0", 3, keeps=False,
