@@ -24,6 +24,9 @@ PEERS = {
     "lightgbm": ("lightgbm==4.7.0", "scikit-learn==1.9.1", "pandas==3.1.1", "pyarrow"),
     "catboost": ("catboost==1.2.10", "scikit-learn==1.9.1", "pandas==3.1.1", "pyarrow"),
     "openavmkit": ("openavmkit==0.7.0",),
+    "assesspy": ("assesspy==2.0.2", "pandas==2.3.3", "statsmodels==0.15.0", "pyarrow"),
+    "shap": ("shap==0.51.0", "lightgbm==4.7.0"),
+    "ratio_study": ("ratio-study==1.0.1", "pandas==2.3.3", "statsmodels==0.15.0", "pyarrow"),
 }  # fmt: skip
 
 

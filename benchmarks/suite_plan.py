@@ -65,6 +65,14 @@ SECTIONS = {
         "turn."
     ),
     "Batch scoring": ("Rows a second of `tasador score`, Parquet to Parquet."),
+    "Explanations": (
+        "Every estimate can be had with its parts in money: exact Shapley values of trees, which "
+        "add up to it. [How to explain](../how-to/explain.md)."
+    ),
+    "Valuation reports": (
+        "One property, one page: value, interval, comparables, map, parts in money, accuracy. "
+        "[How to write them](../how-to/write-valuation-reports.md)."
+    ),
     "Cache of predictions": ("Whether a cache pays; it is off by default."),
     "Records": ("What keeping a record of every valuation costs."),
     "One valuation": (
@@ -74,6 +82,11 @@ SECTIONS = {
     "Limits": (
         "What bounds the parts above on this machine, whoever writes them. "
         "[Where the time goes](where-the-time-goes.md)."
+    ),
+    "Ratio study": (
+        "The figures by which assessors are judged, of generated sales, beside those of assesspy "
+        "(Cook County) and of MPAC (Ontario), each in an environment of its own. "
+        "[How to make one](../how-to/ratio-study.md)."
     ),
     "Drift": ("Judging a window of rows against a reference, beside Evidently and NannyML."),
     "Growth": (
@@ -164,6 +177,11 @@ BENCHMARKS = (
     _one("batch_scoring", "Batch scoring", "rows a second of whole files",
          "batch_scoring {bundle}", "batch_scoring {bundle} --rows 5000 --trees 20", 5,
          keeps=False),
+    _one("explain", "Explanations", "50 000 rows with their reasons, beside the library shap",
+         "explain {bundle}", "explain {bundle} --rows 2000 --peer-rows 300 --trees 50", 4),
+    _one("appraise", "Valuation reports", "in process, by the command, by the service",
+         "appraise --workspace {workspace}",
+         "appraise --workspace {workspace} --reports 20 --times 10", 4),
     _one("serving_cache", "Cache of predictions", "requests per second: none, memory, Redis",
          "serving_cache --workspace {workspace}",
          "serving_cache --workspace {workspace} --seconds 0", 3, keeps=False,
@@ -174,6 +192,8 @@ BENCHMARKS = (
          "valuation_path --workspace {workspace}",
          "valuation_path --workspace {workspace} --passes 1", 2, keeps=False),
     _one("limits", "Limits", "memory, parsing, loopback", "limits", "limits --rows 20000", 1),
+    _one("ratio", "Ratio study", "figures, seconds and memory beside assesspy and MPAC's package",
+         "ratio", "ratio --sales 1000 5000", 4),
     _one("drift_speed", "Drift", "a million rows judged, beside Evidently and NannyML",
          "drift_speed", "drift_speed 20000 40000", 5),
     _one("drift_power", "Drift", "false alarms and changes seen", "drift_power 200",

@@ -289,6 +289,29 @@ def test_sales_of_a_year_are_valued_by_what_was_known_before_the_year_or_their_m
     assert np.isnan(found["assessor"][2009]).sum() == 12
 
 
+def test_the_ratio_study_is_compared_with_what_assesspy_finds_on_the_same_sales(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ratio
+    from figures import VARIABLE
+
+    # the peer that our own environment has, and of its bootstrap as little as says something
+    monkeypatch.setattr(ratio, "PEERS", {"assesspy 2.0.2": ratio.PEERS["assesspy 2.0.2"]})
+    monkeypatch.setattr(ratio, "peer_python", lambda _: Path(sys.executable))
+    monkeypatch.setattr(ratio, "MEASURED", 30_000)
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "kept.json"))
+    ratio.main(["--sales", "1000"])
+    assert "figures within" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "kept.json").read_text())
+    gap, verdicts = (goal["value"] for goal in kept["goals"][:2])
+    assert 0 < gap < 1e-9
+    assert verdicts == 0
+    (row,) = kept["tables"][1]["rows"]
+    assert all(0.5 < times < 2 for times in row[8:11])
+    ours = {"figures": {"a": 1.0, "b": -2.0}}
+    assert ratio.gaps(ours, {"figures": {"a": 1.1, "b": -2.0}}) == pytest.approx([0.1 / 1.1, 0.0])
+
+
 def test_a_table_of_the_league_is_cut_without_its_target_and_keeps_the_bytes_of_its_rows(
     tmp_path: Path,
 ) -> None:
