@@ -297,7 +297,7 @@ def test_the_bounds_of_a_range_are_accepted_and_a_wider_one_has_the_same_middle(
     assert is_met("x", 0.5, wide) is False
 
 
-def test_a_level_is_judged_relatively_to_that_of_all() -> None:
+def test_a_level_is_evaluated_relatively_to_that_of_all() -> None:
     assert [meets_level(ratio, 2.0, 0.5) for ratio in (1.0, 3.0, 0.99, 3.01)] == [
         True, True, False, False,
     ]  # fmt: skip
