@@ -17,6 +17,8 @@ PEERS = {
     "autogluon": ("autogluon.tabular[lightgbm,catboost]==1.6.3", "pandas==2.3.3", "pyarrow"),
     "lightgbm": ("lightgbm==4.7.0", "scikit-learn==1.9.1", "pandas==3.1.1", "pyarrow"),
     "catboost": ("catboost==1.2.10", "scikit-learn==1.9.1", "pandas==3.1.1", "pyarrow"),
+    "bentoml": ("bentoml==1.4.39", "pandas==2.3.3", "scikit-learn==1.7.2", "fastapi"),
+    "mlserver": ("mlserver==1.7.1", "mlserver-lightgbm==1.7.1", "lightgbm==4.7.0"),
 }  # fmt: skip
 
 
