@@ -23,6 +23,7 @@ from tasador.features.fitted import FittedFeatures
 from tasador.modeling.confidence import ConfidenceModel
 from tasador.records.batch_writer import RecordWriter
 from tasador.records.record import Record, new_ids
+from tasador.registry.explainer import Explainer
 from tasador.registry.model_bundle import ModelBundle
 from tasador.serving.api import valuations
 from tasador.serving.app import Assembly, build_app
@@ -40,7 +41,7 @@ STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "features": ((FittedFeatures, "transform"),),
     "trees, of value and error": ((Regressor, "predict"),),
     "confidence": ((ConfidenceModel, "bounds"), (ModelBundle, "_outside")),
-    "support": ((ModelBundle, "support"),),
+    "support": ((Explainer, "support"),),
     "the rest of a valuation": ((Predictor, "predict"),),
     "record": ((Batcher, "_records"), (RecordWriter, "submit")),
     "render": ((Answer, "body"),),
