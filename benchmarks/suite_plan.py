@@ -159,6 +159,8 @@ BENCHMARKS = (
          "serving_limits --workspace {workspace}",
          "serving_limits --workspace {workspace} --seconds 1 --rounds 1", 5,
          needs=("wrk", "taskset")),
+    _one("mixed_load", "Serving", "half an hour of mixed load: memory, failures, latency",
+         "mixed_load", "mixed_load --minutes 0.5 --rows 1000", 33, limit_s=3600.0),
     _one("batch_scoring", "Batch scoring", "rows a second of whole files",
          "batch_scoring {bundle}", "batch_scoring {bundle} --rows 5000 --trees 20", 5,
          keeps=False),

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "benchmarks"
 LONG = ("grid_search", "growth_rows", "million_rows", "many_columns", "diamonds",
-        "tables")  # fmt: skip
+        "mixed_load", "tables")  # fmt: skip
 HOUSING = ("longitude", "latitude", "housing_median_age", "total_rooms", "total_bedrooms",
            "population", "households", "median_income", "ocean_proximity")  # fmt: skip
 
