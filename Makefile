@@ -21,7 +21,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test slow fuzz lint bench up demo security secrets audit sbom dist docs pages dashboards evidently lock clean
+.PHONY: help run install test slow mutate fuzz lint bench up demo security secrets audit sbom dist docs pages dashboards evidently lock clean
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -43,8 +43,11 @@ test: lint ## Lint, layering, tests with coverage
 slow: $(VENV)/.dev ## The tests that take minutes: whole lives of models, processes killed
 	$(BIN)/pytest -n 2 -m slow --dist loadfile
 
-fuzz: $(VENV)/.dev ## Forged bundles against the kernels under AddressSanitizer (MINUTES=60)
-	$(BIN)/pytest -s tests/fuzz --minutes $(or $(MINUTES),60)
+fuzz: $(VENV)/.dev ## Hostile bundles, contracts, files and requests (MINUTES=60, EXAMPLES=200 a route)
+	$(BIN)/pytest -s tests/fuzz -m "not slow" --minutes $(or $(MINUTES),60) --examples $(or $(EXAMPLES),200)
+
+mutate: $(VENV)/.dev ## Change the code in small ways: do the tests notice? (ARGS="rows --sample 60")
+	$(BIN)/python scripts/mutation/run.py $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, strict mypy, import-linter
 	$(BIN)/ruff check .
@@ -75,7 +78,8 @@ secrets: $(VENV)/.dev ## Note false alarms of detect-secrets in its baseline
 	$(BIN)/python .github/scripts/secrets_in_history.py --note
 
 audit: $(VENV)/.audit ## Known vulnerabilities of what is locked (needs the network)
-	$(VENV)/audit/bin/pip-audit --disable-pip --require-hashes -r $(LOCK)
+	@$(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes -r $(LOCK) || { echo "audit: a package has a known" \
+		"vulnerability (listed above), or the index of advisories has none of them: run it where the network exists"; exit 1; }
 
 sbom: $(VENV)/.dev ## Bills of materials (CycloneDX) of the images, into sbom/ (needs the network)
 	mkdir -p sbom

@@ -117,9 +117,9 @@ def write_rows(path: Path, rows: int, seed: int, factor: float = 1.0) -> None:
     writer.close()
 
 
-def run(python: str | Path, code: str, *paths: Path) -> dict[str, Any]:
+def run(python: str | Path, code: str, *words: str | Path) -> dict[str, Any]:
     """Run a tool in its own process and return what it reports."""
-    command = [str(python), "-c", code, *map(str, paths)]
+    command = [str(python), "-c", code, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(done.stderr[-2000:])

@@ -65,6 +65,14 @@ SECTIONS = {
         "turn."
     ),
     "Batch scoring": ("Rows a second of `tasador score`, Parquet to Parquet."),
+    "Explanations": (
+        "Every estimate can be had with its parts in money: exact Shapley values of trees, which "
+        "add up to it. [How to explain](../how-to/explain.md)."
+    ),
+    "Valuation reports": (
+        "One property, one page: value, interval, comparables, map, parts in money, accuracy. "
+        "[How to write them](../how-to/write-valuation-reports.md)."
+    ),
     "Cache of predictions": ("Whether a cache pays; it is off by default."),
     "Records": ("What keeping a record of every valuation costs."),
     "One valuation": (
@@ -74,6 +82,11 @@ SECTIONS = {
     "Limits": (
         "What bounds the parts above on this machine, whoever writes them. "
         "[Where the time goes](where-the-time-goes.md)."
+    ),
+    "Ratio study": (
+        "The figures by which assessors are judged, of generated sales, beside those of assesspy "
+        "(Cook County) and of MPAC (Ontario), each in an environment of its own. "
+        "[How to make one](../how-to/ratio-study.md)."
     ),
     "Drift": ("Judging a window of rows against a reference, beside Evidently and NannyML."),
     "Growth": (
@@ -107,7 +120,13 @@ SECTIONS = {
         "The sales of King County, 2008 to 2013, valued by what was known before: the median error "
         "beside ten lines of LightGBM, the same on prices brought to one level by the market's "
         "true index, which is known afterwards only, and the assessor's values, levelled by their "
-        "median ratio of that year. [How to work with dates](../how-to/time.md)."
+        "median ratio of that year. [How to work with dates](../how-to/time.md). Then the newest "
+        "sales of two tables, by tasador, openavmkit 0.7 by the steps of its notebooks (without "
+        "what needs the network), ten lines of LightGBM on the absolute error, CatBoost with its "
+        "defaults and AutoGluon. Each gets the same earlier sales and the same columns, but the "
+        "parcel's number, which only tasador's contract uses (for the subdivision and for sales of "
+        "the same house). openavmkit's values are as of the last day that it knows, as an "
+        "assessor's roll is; the others get the day of the sale."
     ),
     "What refitting in the API costs": (
         "[Why the fitted state is shipped](why-not-synthetic-kmeans.md)."
@@ -164,6 +183,11 @@ BENCHMARKS = (
     _one("batch_scoring", "Batch scoring", "rows a second of whole files",
          "batch_scoring {bundle}", "batch_scoring {bundle} --rows 5000 --trees 20", 5,
          keeps=False),
+    _one("explain", "Explanations", "50 000 rows with their reasons, beside the library shap",
+         "explain {bundle}", "explain {bundle} --rows 2000 --peer-rows 300 --trees 50", 4),
+    _one("appraise", "Valuation reports", "in process, by the command, by the service",
+         "appraise --workspace {workspace}",
+         "appraise --workspace {workspace} --reports 20 --times 10", 4),
     _one("serving_cache", "Cache of predictions", "requests per second: none, memory, Redis",
          "serving_cache --workspace {workspace}",
          "serving_cache --workspace {workspace} --seconds 0", 3, keeps=False,
@@ -174,6 +198,8 @@ BENCHMARKS = (
          "valuation_path --workspace {workspace}",
          "valuation_path --workspace {workspace} --passes 1", 2, keeps=False),
     _one("limits", "Limits", "memory, parsing, loopback", "limits", "limits --rows 20000", 1),
+    _one("ratio", "Ratio study", "figures, seconds and memory beside assesspy and MPAC's package",
+         "ratio", "ratio --sales 1000 5000", 4),
     _one("drift_speed", "Drift", "a million rows judged, beside Evidently and NannyML",
          "drift_speed", "drift_speed 20000 40000", 5),
     _one("drift_power", "Drift", "false alarms and changes seen", "drift_power 200",
@@ -201,6 +227,10 @@ BENCHMARKS = (
          limit_s=36_000.0),
     _one("sales", "Sales to come", "years of sales valued by what was known before", "sales",
          "sales --rows 3000 --yearly sweep.trials=2", 8),
+    _one("valuation_peers", "Sales to come", "the newest sales of two tables, beside four peers",
+         "valuation_peers",
+         "valuation_peers --rows 800 --methods tasador lightgbm --settings sweep.trials=2", 45,
+         limit_s=14_400.0),
     _one("synthetic_kmeans", "What refitting in the API costs", "labels and errors",
          "synthetic_kmeans", "synthetic_kmeans", 1, keeps=False),
 )  # fmt: skip

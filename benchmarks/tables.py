@@ -25,7 +25,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,13 +36,14 @@ from numpy.typing import NDArray
 from figures import Figures
 from inputs import data_folder, real_table
 from isolation import isolate
-from peer_environments import peer_python
+from peer_environments import peer_python, run_measured
 from tables_data import TABLES, Table, read_table
 from tasador.contract.reader import read_contract
 from tasador.core import seeds
 from tasador.metrics.regression import all_metrics, label
 
 Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
 HERE = Path(__file__).parent
 KEPT = HERE / "workspace" / "tables"
 SHOWN = ("wmape", "mape", "median_ape", "rmse", "r2")
@@ -51,8 +51,8 @@ PEERS = ("lightgbm", "catboost", "autogluon")
 TITLES = {"tasador": "tasador, quick profile", "lightgbm": "LightGBM, plain",
           "catboost": "CatBoost, defaults", "autogluon": "AutoGluon"}  # fmt: skip
 TEST_SHARE, HELD_BACK = 0.2, 0.05
-#: Seconds for the peers where tasador gave up.
-BUDGET = 90.0
+#: Seconds for the peers where tasador gave up; each method is stopped after so many.
+BUDGET, LIMIT = 90.0, 7200.0
 DRAWS = 2000
 
 
@@ -63,6 +63,7 @@ class Answer:
     estimates: list[float] | None
     seconds: float
     told: str
+    peak_gb: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,19 @@ def records(content: bytes) -> list[bytes]:
     return found
 
 
-def cut(table: Table, path: Path, folder: Path, seed: int, rows: int) -> Split:
-    """Write one split of the table; rows without a positive target are not tested."""
+def drawn(path: Path, seed: int, rows: int) -> Rows:
+    """Return the places of so many rows of a file by chance, of all for 0."""
+    order = seeds.generator(seed, "league").permutation(len(records(path.read_bytes())) - 1)
+    return order[: rows or None]
+
+
+def cut(table: Table, path: Path, folder: Path, order: Rows, tests: int) -> Split:
+    """Write the first rows of an order to the test file, the others to the training file.
+
+    Rows without a positive target are not tested.
+    """
     head, *body = records(path.read_bytes())
     delimiter = "\t" if path.suffix == ".tsv" else ","
-    order = seeds.generator(seed, "league").permutation(len(body))
-    order = order[: rows or None]
-    tests = round(TEST_SHARE * len(order))
     train, test = folder / f"train{path.suffix}", folder / f"test{path.suffix}"
     train.write_bytes(b"".join([head, *(body[i] for i in np.sort(order[tests:]))]))
     test.write_bytes(b"".join([head, *(body[i] for i in np.sort(order[:tests]))]))
@@ -113,38 +120,53 @@ def cut(table: Table, path: Path, folder: Path, seed: int, rows: int) -> Split:
     return Split(train, test, targets[kept], float(prices[prices > 0].median()))
 
 
-def run_tasador(name: str, table: Table, split: Split, folder: Path) -> Answer:
-    """Let the commands do everything; what goes wrong is told in the table."""
+def run_tasador(
+    name: str,
+    table: Table,
+    split: Split,
+    folder: Path,
+    settings: Sequence[str] = (),
+    *,
+    shipped: bool = False,
+) -> Answer:
+    """Let the commands do everything; what goes wrong is told in the table.
+
+    The contract of that name is shipped or written by `init`; `settings` are of the run.
+    """
     command = [sys.executable, "-W", "ignore", "-m", "tasador.cli.app"]
-    steps = (
-        ["init", split.train.name, "--target", table.target, "--name", name, "--yes"],
-        ["run", f"dataset={name}", "tracking=none", f"segregate.test_share={HELD_BACK}"],
-        ["predict", split.test.name, "-o", "estimates.csv"],
-    )
-    started, seconds = time.perf_counter(), 0.0
+    init = ["init", split.train.name, "--target", table.target, "--name", name, "--yes"]
+    run = ["run", f"dataset={name}", "tracking=none", f"segregate.test_share={HELD_BACK}"]
+    run += settings
+    if shipped:
+        run += [f"dataset.source.paths=[{split.train}]", "dataset.source.sha256=null"]
+    predict = ["predict", split.test.name, "-o", "estimates.csv"]
+    steps = [run, predict] if shipped else [init, run, predict]
+    seconds = peak = 0.0
     for step in steps:
-        done = subprocess.run(
-            [*command, *step], cwd=folder, capture_output=True, text=True, check=False
-        )
-        if step[0] == "run":
-            seconds = time.perf_counter() - started
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            return Answer(None, time.perf_counter() - started, f"{step[0]} failed: {reason[:200]}")
+        done = run_measured([*command, *step], folder, LIMIT)
+        peak = max(peak, done.peak_gb)
+        if step is not predict:
+            seconds += done.seconds
+        if done.problem:
+            return Answer(None, seconds, f"{step[0]} failed: {done.problem}", peak)
     with (folder / "estimates.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     if len(rows) != len(split.actual):
-        return Answer(None, seconds, f"{len(rows)} estimates for {len(split.actual)} rows")
+        return Answer(None, seconds, f"{len(rows)} estimates for {len(split.actual)} rows", peak)
     column = next(one for one in rows[0] if one.startswith("predicted_"))
     refused = sum(not row[column] for row in rows)
-    contract = read_contract(folder / "conf" / "dataset" / f"{name}.yaml")
-    leaks = [one for one in table.leaks if one in contract.feature_names]
-    told = [f"{refused} rows refused" * bool(refused), f"kept {', '.join(leaks)}" * bool(leaks)]
+    told = [f"{refused} rows refused" * bool(refused)]
+    if not shipped:
+        contract = read_contract(folder / "conf" / "dataset" / f"{name}.yaml")
+        leaks = [one for one in table.leaks if one in contract.feature_names]
+        told.append(f"kept {', '.join(leaks)}" * bool(leaks))
     estimates = [float(row[column]) if row[column] else split.median for row in rows]
-    return Answer(estimates, seconds, "; ".join(filter(None, told)))
+    return Answer(estimates, seconds, "; ".join(filter(None, told)), peak)
 
 
-def run_peer(method: str, name: str, split: Split, folder: Path, budget: float) -> Answer:
+def run_peer(
+    method: str, name: str, split: Split, folder: Path, budget: float, limit: float = LIMIT
+) -> Answer:
     """Run a peer in its own environment; what goes wrong is told in the table."""
     try:
         python = peer_python(method)
@@ -153,16 +175,14 @@ def run_peer(method: str, name: str, split: Split, folder: Path, budget: float) 
     target = folder / f"{method}.txt"
     command = [str(python), "-W", "ignore", str(HERE / "tables_methods.py"), method, name,
                str(split.train), str(split.test), str(target), f"{budget:g}"]  # fmt: skip
-    started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return Answer(None, seconds, f"failed: {reason[:200]}")
-    told = json.loads(done.stdout.strip().splitlines()[-1])
+    done = run_measured(command, folder, limit)
+    if done.problem:
+        return Answer(None, done.seconds, f"failed: {done.problem}", done.peak_gb)
+    told = json.loads(done.out.strip().splitlines()[-1])
     return Answer(
-        np.loadtxt(target).tolist(), seconds, ", ".join(f"{k} {v}" for k, v in told.items())
-    )
+        np.loadtxt(target).tolist(), done.seconds, ", ".join(f"{k} {v}" for k, v in told.items()),
+        done.peak_gb,
+    )  # fmt: skip
 
 
 def commit() -> str:
@@ -182,7 +202,9 @@ def answers(
     table, found = TABLES[name], dict[str, Answer]()
     with tempfile.TemporaryDirectory(prefix="tasador-tables-") as place:
         folder = Path(place)
-        split = cut(table, real_table(table.file), folder, seed, given.rows)
+        source = real_table(table.file)
+        order = drawn(source, seed, given.rows)
+        split = cut(table, source, folder, order, round(TEST_SHARE * len(order)))
         for method in given.methods:
             whose = f"-{head}" if method == "tasador" else ""
             path = KEPT / f"{name}-{given.rows}-{seed}-{method}{whose}.json"

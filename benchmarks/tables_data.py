@@ -23,6 +23,9 @@ class Table:
             them.
         leaks: Columns that say the target in other words: dropped by hand for the peers.
         drop: Columns that a user drops as well, row numbers and identifiers.
+        categories: Columns of numbers that are names, as postal codes.
+        objective: Of the plain LightGBM.
+        date: When a row was sold, for cuts by time.
     """
 
     file: str
@@ -30,6 +33,9 @@ class Table:
     prepare: Callable[[pd.DataFrame], None] | None = None
     leaks: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    objective: str = "l2"
+    date: str = ""
 
 
 def number(texts: pd.Series) -> pd.Series:
@@ -77,12 +83,28 @@ TABLES = {
 }  # fmt: skip
 
 
+#: Sales by date, for `valuation_peers.py`. The assessor's values may say later prices.
+SALES = {
+    "king_county_by_date": Table(
+        "tables/king_county_sales.tsv", "SalePrice", _king_county,
+        leaks=("AdjSalePrice", "zhvi_px", "zhvi_idx", "LandVal", "ImpsVal"),
+        drop=("PropertyID", "ym"), categories=("ZipCode",), objective="l1", date="DocumentDate",
+    ),
+    "melbourne_by_date": Table(
+        "tables/melbourne.csv", "Price", _melbourne, categories=("Postcode",), objective="l1",
+        date="Date",
+    ),
+}  # fmt: skip
+
+
 def read_table(path: Path, table: Table) -> pd.DataFrame:
     """Read a file of the table as its user does; the target, where it is there, as numbers."""
     frame = pd.read_csv(path, sep="\t" if table.file.endswith("tsv") else ",")
     frame = frame.drop(columns=[*table.leaks, *table.drop], errors="ignore")
     if table.prepare is not None:
         table.prepare(frame)
+    for name in table.categories:
+        frame[name] = frame[name].astype("Int64").astype("string")
     if table.target in frame:
         frame[table.target] = number(frame[table.target])
     return frame

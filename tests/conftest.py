@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +29,17 @@ from tasador.trees.importers import from_sklearn
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor
 from tasador.trees.tree_shap import TreeContributions
+
+# Where the environment forbids to keep what was compiled, each process that a test starts compiles
+# the sources again, half a second each, and each worker rewrites the assertions of all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what was imported and collected: it stays to the end."""
+    gc.freeze()
+
 
 # no deadline: machines of continuous integration stall now and then
 settings.register_profile(

@@ -16,8 +16,9 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "benchmarks"
+SLEEP = "import time; time.sleep(600)"
 LONG = ("grid_search", "growth_rows", "million_rows", "many_columns", "diamonds",
-        "mixed_load", "tables")  # fmt: skip
+        "mixed_load", "tables", "valuation_peers")  # fmt: skip
 HOUSING = ("longitude", "latitude", "housing_median_age", "total_rooms", "total_bedrooms",
            "population", "households", "median_income", "ocean_proximity")  # fmt: skip
 
@@ -288,6 +289,29 @@ def test_sales_of_a_year_are_valued_by_what_was_known_before_the_year_or_their_m
     assert np.isnan(found["assessor"][2009]).sum() == 12
 
 
+def test_the_ratio_study_is_compared_with_what_assesspy_finds_on_the_same_sales(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ratio
+    from figures import VARIABLE
+
+    # the peer that our own environment has, and of its bootstrap as little as says something
+    monkeypatch.setattr(ratio, "PEERS", {"assesspy 2.0.2": ratio.PEERS["assesspy 2.0.2"]})
+    monkeypatch.setattr(ratio, "peer_python", lambda _: Path(sys.executable))
+    monkeypatch.setattr(ratio, "MEASURED", 30_000)
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "kept.json"))
+    ratio.main(["--sales", "1000"])
+    assert "figures within" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "kept.json").read_text())
+    gap, verdicts = (goal["value"] for goal in kept["goals"][:2])
+    assert 0 < gap < 1e-9
+    assert verdicts == 0
+    (row,) = kept["tables"][1]["rows"]
+    assert all(0.5 < times < 2 for times in row[8:11])
+    ours = {"figures": {"a": 1.0, "b": -2.0}}
+    assert ratio.gaps(ours, {"figures": {"a": 1.1, "b": -2.0}}) == pytest.approx([0.1 / 1.1, 0.0])
+
+
 def test_a_table_of_the_league_is_cut_without_its_target_and_keeps_the_bytes_of_its_rows(
     tmp_path: Path,
 ) -> None:
@@ -303,7 +327,7 @@ def test_a_table_of_the_league_is_cut_without_its_target_and_keeps_the_bytes_of_
     for seed in range(3):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        split = tables.cut(table, source, folder, seed, 0)
+        split = tables.cut(table, source, folder, tables.drawn(source, seed, 0), 8)
         kept = tables.records(split.train.read_bytes())
         assert kept[0] == head
         assert len(kept) == 33
@@ -325,7 +349,8 @@ def test_a_name_in_front_of_each_row_of_the_league_stays_when_the_target_goes(
 
     source = tmp_path / "sales.tsv"
     source.write_text("price\trooms\n" + "".join(f"{i}\t{1000 + i}\t{i % 5}\n" for i in range(40)))
-    split = tables.cut(Table("sales.tsv", "price"), source, tmp_path, 0, 0)
+    table = Table("sales.tsv", "price")
+    split = tables.cut(table, source, tmp_path, tables.drawn(source, 0, 0), 8)
     head, *rows = split.test.read_text().splitlines()
     assert head == "rooms"
     assert [row.split("\t") for row in rows] == [
@@ -427,3 +452,42 @@ def test_a_benchmark_without_its_table_ends_with_one_line(
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "TASADOR_REAL_DATA" in line
+
+
+def test_sales_to_come_are_cut_by_date_and_the_newest_are_valued() -> None:
+    import valuation_peers
+
+    days = np.array([10.0, 30.0, 20.0, 30.0, 50.0, 40.0, 0.0, 5.0, 7.0, 9.0])
+    order, tests = valuation_peers.by_date(days, np.arange(10), None)
+    assert order[:tests].tolist() == [4, 5]
+    order, tests = valuation_peers.by_date(days, np.arange(10), "1970-01-31")
+    assert order[:tests].tolist() == [4, 5, 1, 3]
+    order, tests = valuation_peers.by_date(days, np.array([1, 3, 6, 7, 8]), None)
+    assert sorted(order[:tests]) == [1, 3]  # a day is not divided
+    assert days[order[tests:]].max() < 30.0
+
+
+def test_levels_of_prices_are_compared_apart_from_their_scale() -> None:
+    import valuation_peers
+
+    index = {"2010-01": 100.0, "2010-02": 110.0, "2010-03": 121.0, "2010-05": 130.0}
+    same = {month: value / 7 for month, value in index.items()} | {"2010-04": 9.0}
+    assert valuation_peers.disagreement(same, index) == (4, pytest.approx(0.0, abs=1e-9))
+    flat = {"2010-01": 1.0, "2010-03": 1.0}
+    gap = valuation_peers.disagreement(flat, index)[1]
+    assert gap == pytest.approx(100 * np.log(1.21) / 2)
+
+
+def test_a_peer_is_measured_and_stopped_in_time(tmp_path: Path) -> None:
+    from peer_environments import run_measured
+
+    took = "x = bytearray(200_000_000); print('done')"
+    done = run_measured([sys.executable, "-c", took], tmp_path, 60.0)
+    assert (done.out, done.problem) == ("done\n", "")
+    assert 0.2 < done.peak_gb < 2.0
+    failed = run_measured([sys.executable, "-c", "raise SystemExit('why')"], tmp_path, 60.0)
+    assert failed.problem == "why"
+    child = f"import subprocess; subprocess.run([{sys.executable!r}, '-c', {SLEEP!r}])"
+    stopped = run_measured([sys.executable, "-c", child], tmp_path, 1.0)
+    assert stopped.problem == "stopped after 1 s"
+    assert stopped.seconds < 60.0

@@ -1,6 +1,6 @@
 """The kernels, and what checks before them, against state that nobody fitted; see hostile_state.py.
 
-`pytest tests/fuzz --minutes 60` takes as long as it is given; without that it is a few seconds.
+`pytest tests/fuzz --minutes 60` takes a fifth of that; without it these are a few seconds.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.fuzzing import long_seconds
 from fixtures.sanitizer import sanitized_kernels
 
 SCRIPT = Path(__file__).with_name("hostile_state.py")
-SECONDS = 8.0
+SECONDS, SHARE = 8.0, 0.2
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +31,10 @@ def test_no_forged_state_leads_a_kernel_outside_of_its_arrays(
     sanitized: tuple[Path, str], request: pytest.FixtureRequest
 ) -> None:
     library, runtime = sanitized
-    minutes = request.config.getoption("--minutes", default=None)
-    seconds = SECONDS if minutes is None else 60.0 * minutes
+    given = long_seconds(request.config, SHARE)
+    seconds = SECONDS if given is None else given
     # each long run goes its own way, and says which
-    start = 0 if minutes is None else int(time.time())
+    start = 0 if given is None else int(time.time())
     environment = os.environ | {
         "LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
     }  # fmt: skip

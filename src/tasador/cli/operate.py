@@ -76,6 +76,9 @@ def serve(
     It uses the champion of the registry; before there is one, the newest version that was not
     rejected. All settings can be given as TASADOR_* variables; options override them.
 
+    What was answered survives the death of the process. A power cut may take the last half minute
+    of records in SQLite, unless TASADOR_RECORDS__SYNCHRONOUS=full.
+
     Examples:
         tasador serve
         tasador serve --port 8080 --workers 2 --alias challenger

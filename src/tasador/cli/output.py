@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import markup
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.measure import Measurement
+from rich.segment import Segment
 
 from tasador.core import clock
 from tasador.core.escape import lines
@@ -25,8 +27,30 @@ from tasador.core.languages import Language
 if TYPE_CHECKING:
     from rich.table import Table
 
+
+class _Escaped:
+    """What is to be printed, its control characters escaped wherever its texts came from."""
+
+    def __init__(self, printed: ConsoleRenderable) -> None:
+        self._printed = printed
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for part in console.render(self._printed, options):
+            yield part if part.control else Segment(lines(part.text), part.style)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self._printed)
+
+
+class _EscapeAll(RenderHook):
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Escaped(one) for one in renderables]
+
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+out.push_render_hook(_EscapeAll())
+err.push_render_hook(_EscapeAll())
 _HANDLER = "tasador.legible"
 #: Commands with the option --workspace, but not --model and --registry.
 _WITHOUT_MODEL = {

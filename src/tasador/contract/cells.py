@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
-import reprlib
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
+from tasador.contract.errors import cut_repr
 from tasador.contract.formats import (
     DURATION_DAYS,
     EPOCH,
@@ -201,20 +201,3 @@ def wrong_value(column: Column, value: Any, where: str = "") -> ValidationError:
         got=cut_repr(value),
         remedy=f"fix the value, or the column's kind ({column.kind}) in the contract",
     )
-
-
-class _Repr(reprlib.Repr):
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = self.maxlong = _SHOWN
-        self.maxlevel = 2
-
-
-_SHOWN = 80
-_repr = _Repr().repr
-
-
-def cut_repr(value: Any) -> str:
-    """Return `repr(value)`, at most 80 characters, however large or deeply nested it is."""
-    text = _repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

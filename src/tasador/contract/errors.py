@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Collection
 from typing import Any
 
 from tasador.core.errors import ContractError, did_you_mean
+
+_SHOWN, _SHOWN_NAMES = 80, 50
+
+
+class _Repr(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = _SHOWN
+        self.maxlevel = 2
+
+    def repr_int(self, x: int, level: int) -> str:
+        if x.bit_length() > 1024:  # Python writes out no number of more than 4300 digits
+            return f"a whole number of {x.bit_length()} bits"
+        return super().repr_int(x, level)
+
+
+_repr = _Repr().repr
+
+
+def cut_repr(value: Any) -> str:
+    """Return `repr(value)`, at most 80 characters, however large or deeply nested it is."""
+    text = _repr(value).encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 class InvalidContractError(ContractError):
@@ -16,7 +40,7 @@ class InvalidContractError(ContractError):
         cls, where: str, expected: str, value: Any, remedy: str | None = None
     ) -> InvalidContractError:
         """Return the error of a value of a different type."""
-        return cls(f"{where}: expected {expected}, got {value!r}", remedy=remedy)
+        return cls(f"{where}: expected {expected}, got {cut_repr(value)}", remedy=remedy)
 
     @classmethod
     def not_among(
@@ -24,7 +48,9 @@ class InvalidContractError(ContractError):
     ) -> InvalidContractError:
         """Return the error of a word that is none of `known`, with the one that may be meant."""
         remedy = None if given is None else did_you_mean(str(given), known)
-        return cls(message, expected=f"one of {', '.join(map(shown, known))}", remedy=remedy)
+        words = [shown(one) for one in list(known)[:_SHOWN_NAMES]]
+        more = f" and {len(known) - len(words)} more" if len(known) > len(words) else ""
+        return cls(message, expected=f"one of {', '.join(words)}{more}", remedy=remedy)
 
     @classmethod
     def too_much(cls, where: str, most: str) -> InvalidContractError:

@@ -12,7 +12,7 @@ import yaml
 
 from tasador.contract import sections
 from tasador.contract.derived import OPERATIONS, Derive, Operation
-from tasador.contract.errors import InvalidContractError
+from tasador.contract.errors import InvalidContractError, cut_repr
 from tasador.contract.formats import (
     DURATION_DAYS,
     EXTRACT_KINDS,
@@ -93,7 +93,9 @@ def read_contract(path: Path) -> TableContract:
         raise ContractError(
             f"no contract at {path}", remedy="write one with `tasador init FILE --target COLUMN`"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise InvalidContractError.too_much(str(path), sections.LIMITS) from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: 2026-02-30, or no text at all
         raise ContractError(f"{path} is not valid YAML: {error}") from None
     return from_dict(plain, default_name=path.stem)
 
@@ -112,6 +114,7 @@ def from_dict(plain: Any, default_name: str = "table") -> TableContract:
     Raises:
         ContractError: Naming the key, what was expected there and what was found.
     """
+    sections.check_plain(plain)
     top = sections.mapping(plain, "contract", (*_TOP, _RUN_SETTINGS))
     name = sections.text(top, "name", "contract", default_name)
     target = _target(top.get("target"))
@@ -210,10 +213,14 @@ def _column(name: str, entry: Any) -> Column:
     section = sections.mapping(entry, where, _COLUMN)
     kind = section.get("kind")
     if kind not in COLUMN_KINDS:
-        raise InvalidContractError.not_among(f"{where}.kind: unknown kind {kind!r}", COLUMN_KINDS)
+        raise InvalidContractError.not_among(
+            f"{where}.kind: unknown kind {cut_repr(kind)}", COLUMN_KINDS
+        )
     role = section.get("role")
     if role is not None and role not in COLUMN_ROLES:
-        raise InvalidContractError.not_among(f"{where}.role: unknown role {role!r}", COLUMN_ROLES)
+        raise InvalidContractError.not_among(
+            f"{where}.role: unknown role {cut_repr(role)}", COLUMN_ROLES
+        )
     if role is not None and kind not in _ROLE_KINDS[role]:
         raise ContractError(f"{where}.role: a {role} is of kind {' or '.join(_ROLE_KINDS[role])}",
                             got=f"kind {kind}")  # fmt: skip
@@ -281,7 +288,7 @@ def _choice(
 ) -> Any:
     value = section.get(key, default)
     if value is not None and value not in allowed:
-        message = f"{where}.{key}: unknown value {value!r}"
+        message = f"{where}.{key}: unknown value {cut_repr(value)}"
         raise InvalidContractError.not_among(message, allowed, value, repr)
     return default if value is None else value
 
@@ -300,7 +307,7 @@ def _extract(value: Any, where: str) -> Extract | None:
     where = f"{where}.extract"
     section = sections.mapping(value, where, EXTRACT_KINDS)
     if len(section) != 1:
-        message = f"{where}: expected one part of the text, got {dict(section)!r}"
+        message = f"{where}: expected one part of the text, got {cut_repr(dict(section))}"
         raise InvalidContractError.not_among(message, EXTRACT_KINDS)
     ((kind, what),) = section.items()
     if kind in ("number", "word", "words", "without_last"):
@@ -409,6 +416,8 @@ def _check_taken(where: str, operation: str, name: str, known: Mapping[str, Colu
 
 
 def _points(value: Any, where: str) -> Iterator[tuple[float, float]]:
+    if value is not None and not isinstance(value, (list, tuple)):
+        raise InvalidContractError.of_value(where, "a list of [longitude, latitude]", value)
     for point in value or ():
         if not isinstance(point, (list, tuple)) or len(point) != 2:
             raise InvalidContractError.of_value(where, "[longitude, latitude]", point)
@@ -476,7 +485,7 @@ def _ratios(value: Any, columns: tuple[Column, ...]) -> tuple[Ratio, ...]:
         for part in ("numerator", "denominator"):
             if sections.optional_text(section, part, f"ratios.{name}") not in numbers:
                 raise ContractError(
-                    f"ratios.{name}.{part}: {section.get(part)!r} is not a number column"
+                    f"ratios.{name}.{part}: {cut_repr(section.get(part))} is not a number column"
                 )
         if any(column.name == plain_name(str(name)) for column in columns):
             raise InvalidContractError.taken(f"ratios.{name}")
@@ -522,7 +531,7 @@ def _sheet(value: Any) -> str | int | None:
         return _positive(value, "source.sheet")
     if not isinstance(value, str) or not value.strip():
         raise ContractError(
-            "source.sheet: expected a sheet's name, or its number from 1", got=repr(value)
+            "source.sheet: expected a sheet's name, or its number from 1", got=cut_repr(value)
         )
     return value
 

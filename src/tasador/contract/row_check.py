@@ -28,7 +28,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.contract.cells import cut_repr
 from tasador.contract.encoding import (
     ABSENT,
     Encoder,
@@ -37,6 +36,7 @@ from tasador.contract.encoding import (
     sent_as,
     with_plain_names,
 )
+from tasador.contract.errors import cut_repr
 from tasador.contract.model import Column, TableContract
 from tasador.core.errors import ValidationError
 

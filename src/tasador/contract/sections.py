@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +26,41 @@ _CONDITIONS = ("in", "not_in", "below", "above", "missing")
 _KEYS = ("column", *_CONDITIONS, "reason")
 _MOST = 1000
 _TEXTS = ("label", "description", "unit")
+_DEEPEST, _MOST_VALUES, _LONGEST_TEXT, _MOST_BITS = 20, 2_000_000, 100_000, 1023
+#: The most that a contract holds, for messages.
+LIMITS = f"{_MOST_VALUES} values, {_DEEPEST} levels deep, texts of {_LONGEST_TEXT} characters"
+
+
+def check_plain(plain: Any) -> None:
+    """Check that values are what YAML and JSON have, and no more than a contract needs.
+
+    A contract may come with a bundle that anybody wrote. YAML's anchors let few bytes mean a list
+    that contains itself, or more values than fit into memory.
+
+    Raises:
+        ContractError: A value is of a different type, no Unicode text, a number beyond float64,
+            or there are too many, too long or too deeply nested ones.
+    """
+    left, count = [(plain, 0)], 0
+    while left:
+        value, depth = left.pop()
+        count += 1
+        if depth > _DEEPEST or count > _MOST_VALUES:
+            raise InvalidContractError.too_much("contract", LIMITS)
+        if isinstance(value, str):
+            if len(value) > _LONGEST_TEXT:
+                raise InvalidContractError.too_much("contract", LIMITS)
+            if not value.isascii() and re.search("[\ud800-\udfff]", value):
+                raise InvalidContractError.of_value("contract", "Unicode text", value)
+        elif isinstance(value, Mapping):
+            for pair in value.items():
+                left += ((one, depth + 1) for one in pair)
+        elif isinstance(value, (list, tuple)):
+            left += ((one, depth + 1) for one in value)
+        elif isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            raise InvalidContractError.of_value("contract", "numbers up to 1.8e308", value)
+        elif not isinstance(value, (int, float, dt.date, dt.time, type(None))):
+            raise InvalidContractError.of_value("contract", "texts, numbers, dates, lists", value)
 
 
 def mapping(value: Any, where: str, allowed: Collection[str] | None) -> Mapping[str, Any]:
@@ -89,7 +125,8 @@ def moment(value: Any, where: str) -> float:
             raise InvalidContractError.of_value(
                 f"{where}", "a date such as 2026-01-31", value
             ) from None
-    return seconds_of(value) if isinstance(value, dt.date) else number(value, where)
+    # dates are written to the microsecond
+    return seconds_of(value) if isinstance(value, dt.date) else round(number(value, where), 6)
 
 
 def read_exclusions(
@@ -160,11 +197,9 @@ def read_translations(value: Any, names: Collection[str]) -> dict[str, Translati
         section = mapping(entry, where, ("title", "columns"))
         columns = mapping(section.get("columns") or {}, f"{where}.columns", names)
         texts = {
-            str(name): {
-                key: text(mapping(one, f"{where}.columns.{name}", _TEXTS), key, f"{where}.{name}")
-                for key in one
-            }
+            str(name): {key: text(fields, key, f"{where}.{name}") for key in fields}
             for name, one in columns.items()
+            for fields in [mapping(one, f"{where}.columns.{name}", _TEXTS)]
         }
         found[str(language)] = Translation(optional_text(section, "title", where), texts)
     return found

@@ -88,14 +88,16 @@ def time_reason(time_s: float, predicted: float | None = None) -> str | None:
 
     Args:
         time_s: Seconds since the epoch. A whole day counts to its end.
-        predicted: When the prediction was made, which comes first.
+        predicted: When the prediction was made, which comes first. One that is yet to come, since
+            a clock was set back, counts as made now.
     """
     if not 0.0 <= time_s < 1e11:  # NaN, or milliseconds
         return f"expected ISO 8601 or seconds since the epoch, got {time_s:.15g}"
-    if time_s > seconds() + _SKEW_S:
+    now = seconds()
+    if time_s > now + _SKEW_S:
         return f"expected a time that has come, got {show_moment(time_s)}"
     end = time_s + (_DAY_S if time_s % _DAY_S == 0 else _SKEW_S)
-    if predicted is not None and end < predicted:
+    if predicted is not None and end < min(predicted, now):
         return (
             f"expected a time after the prediction of {show_moment(predicted)}, "
             f"got {show_moment(time_s)}"

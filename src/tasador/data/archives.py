@@ -12,6 +12,7 @@ import gzip
 import io
 import lzma
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -80,7 +81,12 @@ _OPENERS: dict[bytes, Any] = {
     b"\xfd7zXZ\x00": lzma.open,
 }
 _ZSTD = b"\x28\xb5\x2f\xfd"
-_DAMAGED = (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, OSError)
+#: What reading a damaged archive ends with. RuntimeError: an encrypted zip; ValueError: a place
+#: before its beginning.
+DAMAGED = (
+    EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, OSError,
+    NotImplementedError, RuntimeError, ValueError, struct.error,
+)  # fmt: skip
 
 
 def unpack(data: bytes, name: str, member: str | None = None) -> bytes:
@@ -122,7 +128,7 @@ def _unpack_once(data: bytes, name: str, member: str | None) -> bytes:
                 extracted = archive.extractfile(_select(names, name, member))
                 assert extracted is not None  # noqa: S101 - only regular files are selected
                 return _read_limited(extracted, name)
-    except (*_DAMAGED, NotImplementedError, RuntimeError) as error:  # RuntimeError: encrypted zip
+    except DAMAGED as error:
         raise UnreadableTableError.damaged(f"the archive {name}", error) from error
     return data
 
@@ -201,7 +207,7 @@ def workbook_parts(data: bytes) -> list[zipfile.ZipInfo] | None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             parts = archive.infolist()
-    except (zipfile.BadZipFile, OSError):
+    except DAMAGED:
         return None
     return parts if _WORKBOOK_PARTS.intersection(part.filename for part in parts) else None
 

@@ -289,9 +289,15 @@ def _parse_parquet(data: bytes, name: str, size: int) -> pl.DataFrame:
 
 
 def _parse_arrow(data: bytes, name: str) -> pl.DataFrame:
-    try:
-        return pl.read_ipc(io.BytesIO(data))
-    except (pl.exceptions.PolarsError, OSError) as error:
+    import pyarrow as pa
+
+    try:  # by pyarrow: polars ends in a panic where a length is wrong
+        table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+        table.validate(full=True)
+        frame = pl.from_arrow(table)
+        assert isinstance(frame, pl.DataFrame)  # noqa: S101 - a table gives a frame
+        return frame
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
         raise UnreadableTableError.damaged(f"the Arrow file {name}", error) from error
 
 
@@ -302,10 +308,10 @@ def _json_rows(data: bytes, name: str) -> list[object] | None:
     text = data.decode("utf-8-sig", errors="replace")
     try:
         plain = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         try:
             return [json.loads(line) for line in text.splitlines() if line.strip()]
-        except ValueError:
+        except (ValueError, RecursionError):
             if not re.match(r"\s*(?:\{|\[\s*[{\[])", text):
                 return None  # a column's name may begin with a bracket
         raise SourceError(f"{name} is not valid JSON: {error}", expected=ACCEPTED) from None

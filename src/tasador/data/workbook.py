@@ -209,7 +209,7 @@ def _check_size(data: bytes, name: str) -> None:
                         got=f"{low} rows of {right} columns",
                         remedy="delete the cells far from the table, or save it as CSV (UTF-8)",
                     )
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+    except archives.DAMAGED as error:
         raise UnreadableTableError.damaged(f"the workbook {name}", error) from None
 
 

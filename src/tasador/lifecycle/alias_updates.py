@@ -189,8 +189,11 @@ class Ledger:
             self._leases.release(lease)
 
     @contextmanager
-    def busy(self, work: str, actor: str) -> Iterator[None]:
+    def busy(self, work: str, actor: str) -> Iterator[Callable[[], None]]:
         """Be the only one at some long work on this model; the lease is renewed by a thread.
+
+        Gives a function to call before the work takes effect: it raises when somebody else took
+        over, e.g. while this machine was suspended or the database's clock was set.
 
         Raises:
             RegistryError: Somebody else is at it; says who.
@@ -209,8 +212,13 @@ class Ledger:
 
         thread = threading.Thread(target=keep, name=f"lease of {work}", daemon=True)
         thread.start()
+
+        def check() -> None:
+            if not self._leases.holds(lease):
+                raise AliasUpdateError.overtaken(self.model)
+
         try:
-            yield
+            yield check
         finally:
             ended.set()
             thread.join()

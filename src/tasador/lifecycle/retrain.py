@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -136,9 +137,12 @@ def retrain(
     champion = lifecycle.champion()
     if champion is None:
         raise NoChampionError.to_retrain(lifecycle.versions.name)
-    alone = lifecycle.ledger.busy("retrain", lifecycle.place.who)
+    busy = lifecycle.ledger.busy("retrain", lifecycle.place.who)
     # a dry run changes nothing, and may look while somebody else retrains
-    with nullcontext() if request.dry_run else alone, lifecycle.fetched(champion) as bundle:
+    with (
+        nullcontext() if request.dry_run else busy as check_alone,
+        lifecycle.fetched(champion) as bundle,
+    ):
         reference = _reference(lifecycle, bundle)
         known = _situation(lifecycle, champion, bundle, request, reference.X)
         at_most = RecordStore(lifecycle.ledger.database).count_outcomes(0.0, known.now + 1.0)
@@ -170,6 +174,8 @@ def retrain(
             outcome = train(settings, listeners.step, table)
             number = str(outcome.registered).rpartition("/")[2]
             details |= {"new_version": number}
+            if check_alone is not None:
+                check_alone()
             reason = "; ".join(decision.triggers)
             promotion = PromotionRequest(number, request.alias, f"retrained: {reason}", gates="all")
             promote(lifecycle, promotion, settings=request.gates, tell=listeners.evaluated)
@@ -246,7 +252,9 @@ def _spent(trainings: Sequence[AuditEntry], since: float) -> tuple[list[float], 
         if end is None or end.details.get("phase") != "interrupted":
             begins.append(entry.time)
         if end is not None and entry.time >= since:
-            minutes += (end.time - entry.time) / 60.0
+            # older releases noted no seconds
+            took = end.details.get("seconds", max(0.0, end.time - entry.time))
+            minutes += took / 60.0
     return begins, minutes
 
 
@@ -302,7 +310,7 @@ def _noted(
         )  # fmt: skip
         lifecycle.ledger.note(operation, phase, text)
 
-    identity = new_operation_id()
+    identity, began = new_operation_id(), time.monotonic()
     note("intent")
     try:
         yield details
@@ -310,8 +318,10 @@ def _noted(
     except BaseException as error:
         ours = isinstance(error, TasadorError)
         text = str(error) if ours else f"{type(error).__name__}: {error}"
+        details["seconds"] = time.monotonic() - began
         note("failed" if isinstance(error, Exception) else "interrupted", text[:2000])
         raise
+    details["seconds"] = time.monotonic() - began
     note("done")
 
 

@@ -325,7 +325,7 @@ def _read(file: Path) -> Any:
         plain = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-02-30
         raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     return {} if plain is None else plain
 

@@ -12,6 +12,9 @@ from tasador.core.hashing import to_plain
 from tasador.records.database import Database
 from tasador.records.record import new_id
 
+#: Least time between two entries of one subject; a float of this century tells a quarter of it.
+_STEP_S = 1e-6
+
 
 @dataclass(frozen=True)
 class StoredVerdict:
@@ -162,10 +165,17 @@ class AuditTrail:
         reason: str = "",
         details: Mapping[str, Any] | None = None,
     ) -> AuditEntry:
-        """Add an entry of now and return it; within a transaction it is part of that."""
+        """Add an entry of now and return it; within a transaction it is part of that.
+
+        It comes after the subject's others, also when the clock was set back since.
+        """
         plain = to_plain(dict(details or {}))
+        newest = self.database.execute("SELECT max(time) FROM audit WHERE subject = ?", (subject,))
+        before = newest[0][0]
+        # whose champion a model has is read from the order of its entries
+        time = clock.seconds() if before is None else max(clock.seconds(), before + _STEP_S)
         made = AuditEntry(
-            new_id(), clock.seconds(), actor, action, subject, from_value, to_value, reason, plain
+            new_id(), time, actor, action, subject, from_value, to_value, reason, plain
         )
         self.database.add("audit", {**vars(made), "details": _json(plain)})
         return made

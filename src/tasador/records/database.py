@@ -113,6 +113,7 @@ MIGRATIONS = (
             "CREATE INDEX overrides_by_prediction ON overrides (prediction_id, id)",
         ),
     ),
+    Migration(5, 1, ("ALTER TABLE leases ADD COLUMN seconds {real}",)),
 )
 NEWEST = MIGRATIONS[-1].version
 _TABLE = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import shutil
 import socket
 import sqlite3
 import time
@@ -17,6 +18,7 @@ from tasador.core.errors import MissingExtraError
 from tasador.core.storage import make_private, tighten
 from tasador.records.errors import (
     DamagedError,
+    DiskFullError,
     LockedError,
     OutageError,
     RejectedValuesError,
@@ -50,6 +52,7 @@ _EXACT = 64
 _WAL_TRIES = 200
 _WAL_PAGES = 8000  # of 4 KiB each
 _WAL_BYTES = 2 << 20
+_PAGE_BYTES = 32 << 10  # by which the index of the write-ahead log grows
 
 
 class SqliteDialect:
@@ -190,7 +193,15 @@ class SqliteDialect:
             return DamagedError
         if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             return LockedError
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self._is_disk_full()):
+            return DiskFullError
         return OutageError if isinstance(error, (sqlite3.Error, OSError)) else None
+
+    def _is_disk_full(self) -> bool:
+        """Tell whether no page can be added, which SQLite calls an I/O error in some files."""
+        with suppress(OSError):
+            return shutil.disk_usage(self.path.parent).free < _PAGE_BYTES
+        return False
 
 
 @functools.cache

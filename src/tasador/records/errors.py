@@ -5,6 +5,7 @@
     StorageError
     ├── OutageError          the database cannot be reached, is full, does not answer: try later
     │   ├── LockedError      another process has it
+    │   ├── DiskFullError    its disk is full
     │   └── DamagedError     its file is damaged, or no database
     ├── RejectedValuesError  it was reached and does not take these values: and will not later
     ├── SpoolError           the spool is full, or its disk refuses
@@ -61,6 +62,17 @@ class OutageError(StorageError):
 
 class LockedError(OutageError):
     """Another process has the database."""
+
+
+class DiskFullError(OutageError):
+    """The disk of the database is full."""
+
+    @classmethod
+    def of(cls, shown: str, reason: str) -> DiskFullError:
+        return cls(
+            f"the database {shown} cannot be used: the disk is full ({reason})",
+            remedy="free some space, or put the database on another disk",
+        )
 
 
 class DamagedError(OutageError):

@@ -99,7 +99,11 @@ WATCHER = "watch"
 
 
 class Leases:
-    """Leases by name, on the database's clock, so that machines need not agree on the time."""
+    """Leases by name, on the database's clock, so that machines need not agree on the time.
+
+    When that clock is set back, a lease has its full length from the next attempt to take it: one
+    of a dead holder ends then, and a living holder has the time to renew it.
+    """
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -107,13 +111,19 @@ class Leases:
     def acquire(self, name: str, holder: str, seconds: float) -> Lease | None:
         """Take the lease when nobody holds it or its time is over; None when somebody does."""
         clock_sql = self.database.dialect.clock
+        self.database.change(
+            f"UPDATE leases SET expires = {clock_sql} + seconds "  # noqa: S608
+            f"WHERE name = ? AND expires > {clock_sql} + seconds + 1.0",
+            (name,),
+        )
         rows = self.database.execute(
-            "INSERT INTO leases (name, holder, expires, token) "  # noqa: S608
+            "INSERT INTO leases (name, holder, expires, token, seconds) "  # noqa: S608
             # one statement: reading first would let two processes see the same expired lease
-            f"VALUES (?, ?, {clock_sql} + ?, 1) ON CONFLICT (name) DO UPDATE SET "
-            "holder = excluded.holder, expires = excluded.expires, token = leases.token + 1 "
-            f"WHERE leases.expires <= {clock_sql} RETURNING token, expires",
-            (name, holder, seconds),
+            f"VALUES (?, ?, {clock_sql} + ?, 1, ?) ON CONFLICT (name) DO UPDATE SET "
+            "holder = excluded.holder, expires = excluded.expires, seconds = excluded.seconds, "
+            f"token = leases.token + 1 WHERE leases.expires <= {clock_sql} "
+            "RETURNING token, expires",
+            (name, holder, seconds, seconds),
         )
         return Lease(name, holder, int(rows[0][0]), rows[0][1]) if rows else None
 
@@ -121,9 +131,9 @@ class Leases:
         """Hold the lease for `seconds` from now; None when it changed hands."""
         # by its token, not by its time: a holder that was late may go on where nobody took over
         rows = self.database.execute(
-            f"UPDATE leases SET expires = {self.database.dialect.clock} + ? "  # noqa: S608
-            "WHERE name = ? AND token = ? AND expires > 0 RETURNING expires",
-            (seconds, lease.name, lease.token),
+            f"UPDATE leases SET expires = {self.database.dialect.clock} + ?, "  # noqa: S608
+            "seconds = ? WHERE name = ? AND token = ? AND expires > 0 RETURNING expires",
+            (seconds, seconds, lease.name, lease.token),
         )
         return Lease(lease.name, lease.holder, lease.token, rows[0][0]) if rows else None
 

@@ -227,6 +227,13 @@ def decide(experiment: Experiment, evidence: Evidence) -> Experiment:
     """Return where the experiment stands after looking at the evidence, which may be done often."""
     if experiment.status != "running":
         return experiment
+    # a clock that was set back: rows of now would count only once it is as late again
+    now = clock.seconds()
+    experiment = replace(
+        experiment,
+        started=min(experiment.started, now),
+        stage_started=min(experiment.stage_started, now),
+    )
     rules = experiment.rules
     # Bonferroni: the chance that any of the harms is found by accident stays at alpha
     alpha = rules.alpha / _HARMS

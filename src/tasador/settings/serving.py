@@ -127,9 +127,10 @@ class RecordSettings:
     Attributes:
         url: ``sqlite:///path`` or ``postgresql://user:password@host:port/name``.
         mode: ``durable`` answers after the commit, ``async`` before it with a bounded queue,
-            ``off`` writes nothing.
-        synchronous: SQLite and the spool only: ``normal`` survives the death of the process,
-            ``full`` also a power cut, at the price of a disk flush a group.
+            ``off`` writes nothing. What a power cut may take is said at `synchronous`.
+        synchronous: SQLite and the spool only. With ``normal`` a power cut may take what was
+            answered in the last half minute, in ``durable`` mode too; the death of the process
+            takes nothing. ``full`` loses nothing in either, at the price of a disk flush a group.
         queue: Most records that wait in memory. In ``async`` mode what comes above is lost and
             counted; in ``durable`` mode it is refused.
         group: Most records committed at once.

@@ -134,6 +134,15 @@ REST: list[tuple[Any, str]] = [
     (plain(source={"paths": 3}), "source.paths"),
     (plain(comparables={"near": ["c"]}), "comparables.near"),
     (plain(comparables={"similar_by": "zz"}), "comparables.similar_by"),
+    # found by tests/fuzz/test_contracts.py
+    (plain(derive={"d": {"distance_to": ["a", "a"], "points": True}}), "derive.d.points"),
+    (plain(translations={"es": {"columns": {"a": 3}}}), "translations.es.columns.a"),
+    (plain(title=10**5000), "numbers up to 1.8e308"),
+    (plain(target={"name": "y", "cap": 10**400}), "numbers up to 1.8e308"),
+    (plain(title="a\ud800"), "Unicode text"),
+    (plain(columns={"a": {"kind": "number", "\udfff": 1}}), "Unicode text"),
+    (plain(source={"paths": b"x"}), "texts, numbers, dates, lists"),
+    (plain(title="x" * 100_001), "texts of 100000 characters"),
 ]
 
 
@@ -157,3 +166,40 @@ def test_a_missing_or_broken_file_is_said_plainly(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(ContractError, match="not valid YAML"):
         read_contract(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("title: 2026-02-30", "not valid YAML"),
+        ("title: " + "1" * 5000, "not valid YAML"),
+        ("title: &a [*a]", "20 levels deep"),
+        ("title: " + "[" * 3000, "20 levels deep"),
+        ("a: &b {c: &d {<<: *b, e: *b}}", "20 levels deep"),
+    ],
+    ids=["no such day", "5000 digits", "a list of itself", "3000 levels", "a mapping of itself"],
+)
+def test_yaml_that_python_cannot_hold_is_refused(tmp_path: Path, text: str, match: str) -> None:
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(ContractError, match=match):
+        read_contract(tmp_path / "odd.yaml")
+
+
+def test_few_bytes_of_yaml_that_mean_millions_of_values_are_refused(tmp_path: Path) -> None:
+    lines = ["l0: &l0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 9)]
+    (tmp_path / "many.yaml").write_text("\n".join(lines))
+    with pytest.raises(ContractError, match="2000000 values"):
+        read_contract(tmp_path / "many.yaml")
+
+
+def test_a_message_shows_the_beginning_of_a_large_value() -> None:
+    with pytest.raises(ContractError, match=r"target\.name: expected a text") as refused:
+        from_dict(plain(target={"name": list(range(20_000))}))
+    assert len(str(refused.value)) < 500
+
+
+def test_bounds_of_dates_are_kept_to_the_microsecond() -> None:
+    when = {"kind": "datetime", "bounds": [-1e-9, 1e-7 + 5]}
+    contract = from_dict(plain(columns={"a": {"kind": "number"}, "when": when}))
+    assert from_dict(contract.to_dict()) == contract

@@ -10,6 +10,7 @@ import zipfile
 import polars as pl
 import pytest
 
+from fixtures.workbooks import workbook
 from tasador.contract.model import Source
 from tasador.core.errors import SourceError
 from tasador.data import archives, readers
@@ -163,3 +164,43 @@ def test_the_real_table_is_read_whole(real_data, file):
     assert frame.shape == (20640, 10)
     assert frame["total_bedrooms"].null_count() == 207
     assert set(frame.dtypes) == {pl.String}
+
+
+def arrow_of_a_negative_length() -> bytes:
+    buffer = io.BytesIO()
+    pl.DataFrame({"a": [1, 2, 3]}).write_ipc(buffer)
+    data = buffer.getvalue()
+    count = (3).to_bytes(8, "little")
+    assert count in data
+    return data.replace(count, (-3).to_bytes(8, "little", signed=True))
+
+
+def packed_otherwise() -> bytes:
+    data = bytearray(zipped(a_dot_csv=CSV * 50))
+    data[40:60] = bytes(20)
+    return bytes(data)
+
+
+# found by tests/fuzz/test_uploads.py
+@pytest.mark.parametrize(
+    "data",
+    [
+        arrow_of_a_negative_length(),
+        packed_otherwise(),
+        zipped(xl_dot_csv=CSV)[5:],
+        b'{"a":' * 3000,
+        b"PK\x03\x04" + zipped(a_dot_csv=CSV * 9)[70:],
+    ],
+    ids=["negative length", "not deflated", "cut", "nested JSON", "a place before the beginning"],
+)
+def test_damage_of_any_kind_is_a_source_error(data: bytes) -> None:
+    with pytest.raises(SourceError, match=r"damaged|JSON|cannot be read|binary"):
+        parse_table(data, "it")
+
+
+def test_a_workbook_whose_parts_cannot_be_unpacked_is_damaged() -> None:
+    data = bytearray(workbook({"s": [["a", "b"], *([n, n] for n in range(200))]}))
+    start = bytes(data).index(b"sheet1.xml", bytes(data).index(b"xl/worksheets/sheet1.xml")) + 40
+    data[start : start + 30] = bytes(30)
+    with pytest.raises(SourceError, match="damaged"):
+        parse_table(bytes(data), "it.xlsx")

@@ -10,11 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.houses import Recipe, houses, train_bundle
+from fixtures.houses import Recipe, houses, register_houses, train_bundle
 from tasador.core.errors import BundleError, ConfigError, GateError, RegistryError
-from tasador.metrics.regression import Estimate
-from tasador.registry.mlflow.registration import MlflowRun
-from tasador.registry.mlflow.registry import register_bundle
 
 Tasador = Callable[..., str]
 MODEL = "houses_model"
@@ -32,25 +29,7 @@ def template(
         bundle = train_bundle(
             folder / f"b{number}", house_contract, houses(3000), folder / "data", recipe
         )
-        register_bundle(
-            bundle.folder,
-            tracking_uri=f"sqlite:///{folder}/mlflow.db",
-            experiment="houses",
-            model_name=MODEL,
-            run=MlflowRun(
-                run_id=f"run-{number}",
-                started="2026-11-23T20:01:07Z",
-                seconds=1.0,
-                dataset="houses",
-                title="Houses",
-                origin="real",
-                source="houses",
-                data_hash=bundle.manifest.lineage["data_hash"],
-                content_hash=bundle.manifest.content_hash,
-                code_commit="abc",
-                test_metrics={"mape": Estimate(12.0 + number, 11.0, 14.0)},
-            ),
-        )
+        register_houses(bundle, folder / "mlflow.db", number, MODEL)
     return folder
 
 

@@ -20,7 +20,7 @@ from fixtures.command_line import run_here
 from fixtures.houses import houses
 from tasador.cli.app import app
 from tasador.core import clock
-from tasador.core.errors import ConfigError, GateError, TrainingError
+from tasador.core.errors import ConfigError, GateError, RegistryError, TrainingError
 from tasador.data.sources import store_frame
 from tasador.lifecycle import canary
 from tasador.lifecycle import retrain as module
@@ -32,6 +32,7 @@ from tasador.lifecycle.reproduce import reproduce
 from tasador.lifecycle.retrain import RetrainRequest, reconcile, retrain
 from tasador.records.audit_log import Verdicts
 from tasador.records.record import Outcome, Record
+from tasador.records.shared_state import Leases
 from tasador.records.store import RecordStore
 from tasador.registry.model_bundle import load_bundle
 from tasador.serving.experiment import Criteria, ExperimentBook
@@ -353,8 +354,6 @@ def test_looks_at_the_same_rows_are_one_window_and_the_exit_code_says_what_would
 
 def test_of_two_retrainings_at_once_one_is_refused(workspace):
     with opened(Place(workspace, actor="ana")) as lifecycle:
-        from tasador.core.errors import RegistryError
-
         with (
             lifecycle.ledger.busy("retrain", "eva"),
             pytest.raises(RegistryError, match=r"retrain of houses_model is under way: eva"),
@@ -362,6 +361,18 @@ def test_of_two_retrainings_at_once_one_is_refused(workspace):
             retrain(lifecycle, request())
         with lifecycle.ledger.busy("retrain", "eva"):
             assert retrain(lifecycle, request(dry_run=True)).version is None
+
+
+def test_a_retraining_that_was_taken_over_meanwhile_promotes_nothing(workspace):
+    with opened(Place(workspace, actor="ana")) as lifecycle:
+        leases = Leases(lifecycle.ledger.database)
+        with lifecycle.ledger.busy("retrain", "eva") as check:
+            check()
+            # the clock of the database was set forward, and somebody else came
+            lifecycle.ledger.database.execute("UPDATE leases SET expires = expires - 86400")
+            assert leases.acquire("retrain/houses_model", "ben", 60.0) is not None
+            with pytest.raises(RegistryError, match="somebody else took over houses_model"):
+                check()
 
 
 def test_the_commands_say_what_they_would_do(workspace, capsys, monkeypatch):

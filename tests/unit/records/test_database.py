@@ -160,6 +160,60 @@ def test_a_lease_that_ran_out_unclaimed_may_be_renewed(database) -> None:
     assert leases.acquire("watch", "b", 60) is None
 
 
+def set_back(database, seconds: float) -> None:
+    """Do to leases what setting the database's clock back does to them."""
+    database.execute("UPDATE leases SET expires = expires + ?", (seconds,))
+
+
+def test_a_clock_set_back_by_an_hour_keeps_the_lease_of_a_dead_holder_no_hour(database) -> None:
+    leases = Leases(database)
+    leases.acquire("watch", "dead", 0.2)
+    set_back(database, 3600.0)
+    assert leases.acquire("watch", "b", 60) is None  # it has its whole length again
+    _, left = leases.left("watch")
+    assert left < 1.0
+    time.sleep(0.3)
+    assert leases.acquire("watch", "b", 60) is not None
+
+
+def test_a_clock_set_back_takes_no_lease_from_who_renews_it(database) -> None:
+    leases = Leases(database)
+    mine = leases.acquire("watch", "a", 60)
+    set_back(database, 3600.0)
+    assert leases.acquire("watch", "b", 0.01) is None  # however short the other's would be
+    _, left = leases.left("watch")
+    assert 50 < left <= 61
+    mine = leases.renew(mine, 600)
+    assert mine is not None
+    assert leases.acquire("watch", "b", 0.01) is None
+    _, left = leases.left("watch")
+    assert left > 500
+
+
+def test_a_clock_set_forward_by_a_day_leaves_one_holder(database) -> None:
+    leases = Leases(database)
+    mine = leases.acquire("watch", "a", 60)
+    set_back(database, -86_400.0)
+    assert leases.renew(mine, 60) is not None  # whoever comes first
+    set_back(database, -86_400.0)
+    theirs = leases.acquire("watch", "b", 60)
+    assert theirs is not None
+    assert leases.renew(mine, 60) is None
+    assert not leases.holds(mine)
+
+
+def test_history_stays_in_its_order_when_the_clock_is_set_back(database) -> None:
+    trail, start = AuditTrail(database), 1.8e9
+    try:
+        for jump in (0.0, 86_400.0, -3600.0, -3600.0):
+            clock.use_source(lambda jump=jump: start + jump)
+            trail.add("ana", "promote", "houses", to_value=str(jump))
+    finally:
+        clock.use_source(None)
+    found = [float(entry.to_value) for entry in trail.read(subject="houses")]
+    assert found == [-3600.0, -3600.0, 86_400.0, 0.0]
+
+
 def test_only_one_of_many_gets_a_lease(url) -> None:
     Database.open(url).close()
     got = []

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from tasador.core import clock
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
 from tasador.records.errors import RejectedValuesError
@@ -172,6 +173,21 @@ def test_an_outcome_is_not_known_before_its_prediction(store, make_records, time
     (answer,) = store.add_outcomes([Outcome(record.id, 5.0, time)])
     assert (answer.status == "accepted") == right
     assert right or "expected a time after the prediction of 1970-01-02T03:46:40Z" in answer.reason
+
+
+def test_an_outcome_of_now_is_taken_when_the_clock_was_set_back_since_the_prediction(
+    store, make_records
+) -> None:
+    (record,) = make_records(1, start=100_000.0)
+    store.append([record])
+    clock.use_source(lambda: 96_400.0)
+    try:
+        (long_ago,) = store.add_outcomes([Outcome(record.id, 5.0, 90_000.0)])
+        (answer,) = store.add_outcomes([Outcome(record.id, 5.0, clock.seconds())])
+    finally:
+        clock.use_source(None)
+    assert long_ago.status == "invalid"
+    assert answer.status == "accepted"
 
 
 def test_each_outcome_gets_its_own_answer(store, make_records) -> None:

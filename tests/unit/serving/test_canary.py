@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fixtures.houses import Recipe, houses, train_bundle
+from tasador.core import clock
 from tasador.core.errors import RegistryError, StorageError
 from tasador.records.audit_log import AuditTrail
 from tasador.records.batch_writer import RecordWriter
@@ -102,7 +103,7 @@ class Server:
     def tell_outcomes(self) -> None:
         with Database.open(self.url) as database:
             RecordStore(database).add_outcomes(
-                [Outcome(key, price, time.time()) for key, price in self.ids]
+                [Outcome(key, price, clock.seconds()) for key, price in self.ids]
             )
 
 
@@ -195,11 +196,22 @@ def test_a_good_challenger_passes_every_stage_on_outcomes(bundles, tmp_path):
         }
 
 
-def test_a_bad_challenger_rolls_back_by_itself_on_outcomes(bundles, tmp_path):
+@pytest.fixture
+def move_clock() -> Iterator[Callable[[float], None]]:
+    """Set the clock forward or back by seconds."""
+    yield lambda jump: clock.use_source(lambda: time.time() + jump)
+    clock.use_source(None)
+
+
+@pytest.mark.parametrize("jump", [0.0, -3600.0, 86_400.0])
+def test_a_bad_challenger_rolls_back_by_itself_on_outcomes_whatever_the_clock_does(
+    bundles, tmp_path, move_clock, jump
+):
     champion, bad = bundles["champion"], bundles["bad"]
     with served(tmp_path, champion, bad) as server:
         book = begin(server, champion, bad, stage=1, min_rows=10_000)
         wait_for(lambda: server.service.canary is not None)
+        move_clock(jump)
         sent = 0
         while standing(book).status == "running":
             assert sent < 2000

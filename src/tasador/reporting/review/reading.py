@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tasador.contract.target_check import TargetBounds
 from tasador.core.errors import ValidationError
-from tasador.data.archives import ZIP
+from tasador.data.archives import DAMAGED, ZIP
 from tasador.data.workbook import read_cells
 from tasador.records.reviews import Decision, Reviewed
 from tasador.reporting.review.writing import FORMAT, HIDDEN, MOST_REASON, cell_name
@@ -165,7 +165,7 @@ def is_review(data: bytes) -> bool:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.read("xl/workbook.xml")
-    except (zipfile.BadZipFile, KeyError, OSError, NotImplementedError):
+    except (*DAMAGED, KeyError):
         return False
     return f'name="{HIDDEN}"'.encode() in names
 

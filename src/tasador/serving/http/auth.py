@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Literal, Protocol, cast, get_args
 
 from tasador.core.errors import ConfigError, StorageError
+from tasador.core.storage import storage_error
 from tasador.serving.errors import PAGE, Problem
 from tasador.serving.http.middleware import ADMIN, PROBES
 from tasador.serving.http.request import Role
@@ -414,4 +415,6 @@ def _write(file: Path, keys: Sequence[Key]) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise StorageError(f"the keys' file {file} cannot be written: {error}") from None
+        text = f"the keys' file {file} cannot be written: {error}"
+        error.filename = str(file)
+        raise storage_error(error) or StorageError(text) from None
