@@ -35,6 +35,7 @@ from tasador.features.neighbours_kernel import (
     WIDE_STEPS,
     Asked,
     CompactIndex,
+    Found,
     tree_of,
 )
 
@@ -282,19 +283,23 @@ class ComparablesIndex:
         usual = float(np.quantile(known, REACH_QUANTILE)) if len(known) else 0.0
         return usual if usual > 0.0 else np.inf
 
-    def within_reach(self, asked: Asked) -> tuple[Positions, Positions]:
+    def search(self, asked: Asked) -> Found:
+        """Return the neighbours of rows: what `features` makes its features of."""
+        found = self._compact and self._compact.neighbours(*asked)
+        return Found(asked.places, *(found or self._nearest(asked)))
+
+    def within_reach(self, found: Found) -> tuple[Positions, Positions]:
         """Return how many rows within `reach` inform each row, 64 at most, and the nearest.
 
         The nearest is a position among the training rows; -1 where none informs the row.
         """
-        found = self._compact and self._compact.neighbours(*asked)
-        index, distance = found or self._nearest(asked)
+        index, distance = found.positions, found.distances.copy()
         distance[:, 1:][index[:, 1:] == index[:, :-1]] = np.inf  # repeated where too few are there
         within = np.isfinite(distance) & (distance <= self.reach)
         return within.sum(axis=1), np.where(np.isfinite(distance[:, 0]), index[:, 0], -1)
 
     def _nearest(self, asked: Asked) -> tuple[Positions, Floats]:
-        """Return the nearest rows that inform each row, and their distances, (n, 64) at most."""
+        """Do what `search` does without the kernel."""
         k = np.arange(1, min(STEPS[-1], self.size) + 1)
         distance, index = self._tree.query(asked.places, k=k)
         rows = np.zeros(len(index), dtype=np.bool_)
@@ -414,6 +419,7 @@ class ComparablesIndex:
         times: Floats | None = None,
         context: Floats | None = None,
         out: Floats | None = None,
+        found: list[Found] | None = None,
     ) -> Floats:
         """Return the comparables' features (n, q) of rows at `points` (n, d).
 
@@ -425,12 +431,13 @@ class ComparablesIndex:
             times: Shape (n,): when they are valued, in seconds; NaN, or None, is after all sales.
             context: Shape (n, c): their own; without it a row may find itself.
             out: Shape (n, q), a row's numbers side by side: where to write them; else a new array.
+            found: Gets the neighbours of few rows, where the kernel searches.
         """
         asked = self.asked(points, similar, times, context)
         if self._compact is not None:
-            found = self._compact.features(*asked, out)
-            if found is not None:
-                return found
+            made = self._compact.features(*asked, out, found)
+            if made is not None:
+                return made
         blocks = [self._features(*asked.take(rows)) for rows in _chunks(len(points))]
         return np.concatenate(blocks, out=out)
 
