@@ -53,7 +53,7 @@ _DISTANCE_COLUMNS = np.array(DISTANCES) - 1
 _WIDE = slice(STEPS.index(WIDE_STEPS[0]), None)
 _NEAREST_STEP = STEPS.index(_NEAREST)
 _KERNEL_FACTORS = np.array([[-0.5 / bandwidth**2] for bandwidth in BANDWIDTHS])
-_PROOF_ROWS = 128
+PROOF_ROWS = 128
 #: The comparable whose distance says how much is known about a place (one alone may be misplaced),
 #: the share of the training rows that have it within reach, and how many of them are asked.
 FAR_NEIGHBOUR = 4
@@ -101,6 +101,7 @@ class ComparablesIndex:
         age_scale: Distance that a second of age counts as.
         excludes_own: Whether a training row with a row's place, `similar` and `context` does not
             inform that row.
+        proof_rows: On how many of its rows the compiled kernel is compared with the code here.
     """
 
     points: Floats
@@ -112,6 +113,7 @@ class ComparablesIndex:
     times: Floats | None = None
     age_scale: float = 0.0
     excludes_own: bool = False
+    proof_rows: int = PROOF_ROWS
 
     @classmethod
     def fit(
@@ -123,6 +125,7 @@ class ComparablesIndex:
         times: Floats | None = None,
         *,
         excludes_own: bool = False,
+        proof_rows: int = PROOF_ROWS,
     ) -> ComparablesIndex:
         """Build the index over m training rows; nothing may be NaN.
 
@@ -150,6 +153,7 @@ class ComparablesIndex:
             times=times,
             age_scale=0.0 if times is None else _age_scale(points),
             excludes_own=excludes_own,
+            proof_rows=proof_rows,
         )
 
     @staticmethod
@@ -235,7 +239,7 @@ class ComparablesIndex:
 
     def _proof_rows(self) -> tuple[Floats, Floats | None, Floats | None, Floats]:
         """Return places among the training rows, where distances tie, and beside them."""
-        at = np.linspace(0, self.size - 1, _PROOF_ROWS).astype(np.intp)
+        at = np.linspace(0, self.size - 1, self.proof_rows).astype(np.intp)
         beside = (self.points[at] + self.points[at[::-1]]) / 2.0
         twice = np.concatenate([at, at])
         similar = self.similar[twice] if len(self.similar) else None

@@ -281,15 +281,25 @@ def _cells(tree: Any, order: NDArray[np.int64]) -> NDArray[Any]:
         if parent >= 0:
             split, axis, less, greater, _ = cells[parent]
             children = (less, len(cells)) if is_greater else (len(cells), greater)
-            cells[parent] = (split, axis, *children, cells[parent][4])
-        earliest = int(order[node.start_idx : node.end_idx].min())
-        if node.split_dim < 0:
-            cells.append((0.0, -1, node.start_idx, node.end_idx, earliest))
+            cells[parent] = (split, axis, *children, 0)
+        axis = node.split_dim
+        if axis < 0:
+            cells.append((0.0, -1, node.start_idx, node.end_idx, 0))
             continue
-        cells.append((node.split, node.split_dim, 0, 0, earliest))
+        cells.append((node.split, axis, 0, 0, 0))
         waiting.append((node.greater, len(cells) - 1, True))
         waiting.append((node.lesser, len(cells) - 1, False))
-    return np.array(cells, dtype=_CELL)
+    found = np.array(cells, dtype=_CELL)
+    # leaves come in the order of their rows, and leave none out
+    leaves = found["axis"] < 0
+    earliest = np.zeros(len(found), np.int64)
+    earliest[leaves] = np.minimum.reduceat(order, found["less"][leaves])
+    least = earliest.tolist()
+    for cell in range(len(cells) - 1, -1, -1):
+        if cells[cell][1] >= 0:
+            least[cell] = min(least[cells[cell][2]], least[cells[cell][3]])
+    found["earliest"] = least
+    return found
 
 
 def _check(arrays: dict[str, NDArray[Any]], size: int, dimensions: int, similar: bool) -> None:
