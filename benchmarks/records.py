@@ -1,9 +1,10 @@
-"""What keeping records costs: `python benchmarks/records.py [sqlite|postgresql|outages]`.
+"""What keeping records costs: `python benchmarks/records.py [sqlite|postgresql|outages|bytes]`.
 
 An event loop that works as a valuation service does (a given number of clients, each request some
 microseconds of computing, then its record, then the answer) is run without records and with each
 mode and database. Printed are records a second, the time from request to answer, and what the
-records add to it; then the longest wait while a database is locked, held still or stopped.
+records add to it; then the longest wait while a database is locked, held still or stopped, and how
+many bytes a record takes and how fast it is deleted.
 PostgreSQL is started from its binaries when they are installed.
 """
 
@@ -163,6 +164,35 @@ def read_back(name: str, url: str) -> None:
         print(f"{name}: read {rows:,} records in {seconds:.1f} s, {rows / seconds:,.0f}/s")
 
 
+def weigh(folder: Path, server: PostgresServer | None) -> None:
+    """Print the bytes of a record on disk and in PostgreSQL's log, and how fast it is deleted."""
+
+    def fill(url: str, ask: str, at_once: int, count: int = 20_000) -> tuple[float, float]:
+        with Database.open(url, timeout_s=60) as database:
+            store = RecordStore(database)
+            store.append(make_records(100))  # the tables' first pages
+            before = float(database.execute(ask)[0][0])
+            for _ in range(count // at_once):
+                store.append(make_records(at_once))
+            size = (float(database.execute(ask)[0][0]) - before) / count
+            started = time.perf_counter()
+            deleted = max(store.prune(time.time() + 60))
+            return size, deleted / (time.perf_counter() - started)
+
+    pages = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+    disk = "SELECT pg_total_relation_size('records')"
+    log = "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"
+    for n in (16, 500):
+        size, rate = fill(f"sqlite:///{folder}/bytes-{n}.db", pages, n)
+        told = f"{n} records a commit"
+        print(f"SQLite, {told}: {size:,.0f} bytes a record, {rate:,.0f} deleted a second")
+        if server is not None:
+            size, rate = fill(server.new_schema(), disk, n)
+            logged, _ = fill(server.new_schema(), log, n)
+            print(f"PostgreSQL, {told}: {size:,.0f} bytes a record, {logged:,.0f} in its log, "
+                  f"{rate:,.0f} deleted a second")  # fmt: skip
+
+
 def outage(name: str, url: str, begin: Callable[[], object], end: Callable[[], object]) -> None:
     """Print how long requests waited while the database went away for a while."""
     taken: list[float] = []
@@ -231,7 +261,7 @@ def postgres() -> Iterator[PostgresServer | None]:
 def main() -> None:
     """Measure what is asked for, or everything."""
     logging.disable(logging.CRITICAL)
-    asked = sys.argv[1:] or ["sqlite", "postgresql", "outages"]
+    asked = sys.argv[1:] or ["sqlite", "postgresql", "outages", "bytes"]
     for size in (1, 1000):
         seconds = min(timeit.repeat(lambda n=size: new_ids(n), number=20, repeat=200)) / 20 / size
         print(f"ids, {size} at once: {seconds * 1e6:.2f} us each")
@@ -241,6 +271,8 @@ def main() -> None:
             compare("SQLite", url, Path(folder))
             read_back("SQLite", url)
         with postgres() as server:
+            if "bytes" in asked:
+                weigh(Path(folder), server)
             if "outages" in asked:
                 outages(Path(folder), server)
             if "postgresql" in asked:

@@ -193,7 +193,7 @@ BENCHMARKS = (
          "serving_cache --workspace {workspace} --seconds 0", 3, keeps=False,
          needs=("wrk", "redis-server")),
     _one("records", "Records", "requests per second and added latency by mode and database",
-         "records", "records sqlite", 4, keeps=False),
+         "records", "records sqlite bytes", 5, keeps=False),
     _one("valuation_path", "One valuation", "microseconds by stage",
          "valuation_path --workspace {workspace}",
          "valuation_path --workspace {workspace} --passes 1", 2, keeps=False),

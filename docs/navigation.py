@@ -78,6 +78,7 @@ SECTIONS: dict[str, tuple[str, ...] | dict[str, tuple[str, ...]]] = {
         "explanation/architecture.md",
         "explanation/article.md",
         "explanation/benchmarks.md",
+        "explanation/capacity.md",
         "explanation/cascade.md",
         "explanation/drift.md",
         "explanation/libraries.md",
