@@ -89,6 +89,10 @@ SECTIONS = {
         "[How to make one](../how-to/ratio-study.md)."
     ),
     "Drift": ("Judging a window of rows against a reference, beside Evidently and NannyML."),
+    "Scale out": (
+        "Scoring, a grid and drift by processes of a Ray cluster of this machine, with equal "
+        "results, also when one is killed. [How to scale out](../how-to/scale-out.md)."
+    ),
     "Growth": (
         "How cost grows with rows, columns and categories. Each measurement is a process of its "
         "own on a generated table. The exponent is the slope of a line through the points on "
@@ -206,6 +210,8 @@ BENCHMARKS = (
          "drift_power 5", 5, keeps=False),
     _one("error_estimate", "Drift", "errors estimated without outcomes, beside NannyML",
          "error_estimate", "error_estimate 5", 2, keeps=False),
+    _one("scale_out", "Scale out", "score, search and drift by 1, 2 and 4 workers, and one killed",
+         "scale_out {bundle}", "scale_out {bundle} --small --workers 2", 20),
     _one("growth_rows", "Growth", "seconds and memory by rows", "growth rows",
          "growth rows --small", 14),
     _one("growth_columns", "Growth", "seconds and memory by columns",
