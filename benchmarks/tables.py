@@ -9,7 +9,8 @@ training file keeps the bytes of its rows, the test file has no target. tasador 
 `predict`, by its commands. Of its training file it holds 5% back for its own report
 (`segregate.test_share=0.05`); the peers learn from all of it. A test row that it refuses is
 estimated by the median of the training targets and counted. The peers get what a pandas user makes
-of the table by hand (`tables_data.py`). CatBoost and AutoGluon have as long as tasador took. `tasador.metrics` scores them all.
+of the table by hand (`tables_data.py`). CatBoost and AutoGluon have as long as tasador took.
+`tasador.metrics` scores them all.
 
 Estimates are kept in benchmarks/workspace/tables, so that an interrupted league goes on where it
 was: those of peers until `--again`, those of tasador for its commit. Exits with 1 when tasador is
