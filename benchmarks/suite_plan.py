@@ -41,6 +41,11 @@ SECTIONS = {
         "(`segregate.method=random`), as published figures are; by default a row's side is "
         "decided by what it holds."
     ),
+    "The first hour": (
+        "What a newcomer waits for who has a copy of the repository, a Python with the pip that "
+        "it bundles and no uv: [the first valuation](../tutorial/first-valuation.md), and "
+        "[a server](../how-to/deploy.md) as the documentation installs it."
+    ),
     "Accuracy": (
         "The default table, split 80/20 at random with seed 42, as the reference pipeline does. "
         "Every method gets the training part as a file, and the test part without its prices; it "
@@ -157,6 +162,8 @@ def _one(
 BENCHMARKS = (
     _one("main_job", "The main job", "time, memory, accuracy and repeatability of the default run",
          "main_job", "main_job", 8),
+    _one("first_hour", "The first hour", "install, first run, first valuation, a server",
+         "first_hour", "first_hour --small", 8, needs=("make", "git")),
     _one("accuracy", "Accuracy", "tasador's quick profile and the reference's own method",
          "accuracy_peers --methods tasador reference --workspace {workspace}",
          "accuracy_peers --methods tasador reference --rows 2000 --workspace {workspace}", 2),
