@@ -133,6 +133,12 @@ SECTIONS = {
         "the same house). openavmkit's values are as of the last day that it knows, as an "
         "assessor's roll is; the others get the day of the sale."
     ),
+    "Confidence": (
+        "Rows that no step has seen: how often the error stays within the forecast standard "
+        "deviation (FSD), which is to hold 68% of the errors of all rows (within 2 points) and of "
+        "each class (within 4), how often intervals hold the price, and what valuing fewer rows "
+        "is worth. [What confidence is](../how-to/confidence.md)."
+    ),
     "What refitting in the API costs": (
         "[Why the fitted state is shipped](why-not-synthetic-kmeans.md)."
     ),
@@ -232,6 +238,8 @@ BENCHMARKS = (
          "valuation_peers",
          "valuation_peers --rows 800 --methods tasador lightgbm --settings sweep.trials=2", 45,
          limit_s=14_400.0),
+    _one("confidence", "Confidence", "promised and kept, on three tables", "confidence",
+         "confidence --tables california --rows 3000 --settings sweep.trials=2", 15),
     _one("synthetic_kmeans", "What refitting in the API costs", "labels and errors",
          "synthetic_kmeans", "synthetic_kmeans", 1, keeps=False),
 )  # fmt: skip
