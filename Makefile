@@ -21,7 +21,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test slow fuzz lint bench up demo security secrets audit sbom dist docs pages dashboards evidently lock clean
+.PHONY: help run install test slow mutate fuzz lint bench up demo security secrets audit sbom dist docs pages dashboards evidently lock clean
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -45,6 +45,9 @@ slow: $(VENV)/.dev ## The tests that take minutes: whole lives of models, proces
 
 fuzz: $(VENV)/.dev ## Hostile bundles, contracts, files and requests (MINUTES=60, EXAMPLES=200 a route)
 	$(BIN)/pytest -s tests/fuzz -m "not slow" --minutes $(or $(MINUTES),60) --examples $(or $(EXAMPLES),200)
+
+mutate: $(VENV)/.dev ## Change the code in small ways: do the tests notice? (ARGS="rows --sample 60")
+	$(BIN)/python scripts/mutation/run.py $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, strict mypy, import-linter
 	$(BIN)/ruff check .

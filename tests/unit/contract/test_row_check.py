@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from tasador.contract.encoding import Encoder
 from tasador.contract.model import Column, TableContract, Target
-from tasador.contract.row_check import RowCheck, expectation, shown
+from tasador.contract.row_check import (
+    RowCheck,
+    TrainingRange,
+    described,
+    expectation,
+    shown,
+    valid_codes,
+)
+from tasador.core.errors import ValidationError
 
 CONTRACT = TableContract(
     name="t",
@@ -113,3 +121,152 @@ def test_long_values_and_long_lists_are_cut() -> None:
     assert expectation(many).endswith("and 30 more")
     assert expectation(Column("low", "number", bounds=(None, 3.0))) == "a number of at most 3"
     assert np.isnan(Encoder(CONTRACT).cell("rooms", None))
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause", "remedy"),
+    [
+        ({"area": None}, "missing", "send a value"),
+        ({"area": "wide"}, "wrong_kind", "kind"),
+        ({"area": 501}, "out_of_bounds", "unit"),
+        ({"rooms": 2.5}, "wrong_kind", "unit"),
+        ({"rooms": 0.5}, "out_of_bounds", "unit"),
+        ({"kind": "castle"}, "unknown_level", "categories"),
+    ],
+)
+def test_a_fault_is_counted_by_its_cause_and_says_what_to_do(check, changes, cause, remedy) -> None:
+    (fault,) = check.faults({**GOOD, **changes})
+    assert fault.cause == cause
+    assert remedy in fault.remedy
+    (absent,) = check.faults({name: value for name, value in GOOD.items() if name != "free"})
+    assert (absent.cause, absent.got) == ("missing", "nothing")
+    assert "'free'" in absent.remedy
+
+
+def test_the_bounds_themselves_are_accepted_in_rows_and_in_single_columns(check) -> None:
+    area, rooms = CONTRACT.columns[:2]
+    for low, high in ((1.0, 500.0), (1, 500)):
+        assert check.faults({**GOOD, "area": low}) == check.faults({**GOOD, "area": high}) == []
+        assert check.row({**GOOD, "area": low}).shape == (1, 5)
+    codes = np.array([0.999, 1.0, 500.0, 500.1, 2.5, np.nan])
+    assert valid_codes(area, codes).tolist() == [False, True, True, False, True, False]
+    assert valid_codes(rooms, codes).tolist() == [False, True, True, False, False, True]
+    kind, largest = CONTRACT.columns[2], np.finfo(float).max
+    assert valid_codes(kind, np.array([-1.0, 0.0, 1.0, 2.0])).tolist() == [False, True, True, False]
+    free = valid_codes(CONTRACT.columns[4], np.array([largest, -largest, np.inf, -np.inf]))
+    assert free.tolist() == [True, True, False, False]
+
+
+def test_a_row_is_encoded_or_refused_with_all_that_is_wrong(check) -> None:
+    assert check.row(GOOD).tolist() == Encoder(CONTRACT).row(GOOD).tolist()
+    no_rooms = {**GOOD, "rooms": None}
+    assert np.isnan(check.row(no_rooms)[0, 1])
+    for change, message in (
+        ({"area": 0.5}, "'area' is not valid"),
+        ({"area": None}, "'area' is not valid"),
+        ({"rooms": 2.5}, "'rooms' is not valid"),
+        ({"area": "wide", "kind": 1}, "2 fields are not valid: area: expected a number"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            check.row({**GOOD, **change})
+    with pytest.raises(ValidationError, match="'free' is missing") as caught:
+        check.row({name: value for name, value in GOOD.items() if name != "free"})
+    assert (caught.value.expected, caught.value.got) == ("a number", "nothing")
+    assert "'free'" in str(caught.value.remedy)
+    with pytest.raises(ValidationError, match="not an object") as caught:
+        check.row([1, 2])
+    assert caught.value.got == "[1, 2]"
+
+
+def test_the_first_wrong_row_is_named_by_its_number_whether_rows_or_columns_came(check) -> None:
+    rows = [GOOD, {**GOOD, "area": 501.0}, {**GOOD, "area": 0.0}]
+    columns = {name: [row[name] for row in rows] for name in GOOD}
+    for read, sent in ((check.rows, rows), (check.columns, columns)):
+        with pytest.raises(ValidationError, match=r"row 2: .*'area' is not valid") as caught:
+            read(sent)
+        assert (caught.value.expected, caught.value.got) == ("a number in [1, 500] (m2)", "501.0")
+        assert caught.value.remedy
+    right = {name: [row[name] for row in (GOOD, GOOD)] for name in GOOD}
+    assert check.columns(right).tolist() == check.rows([GOOD, GOOD]).tolist()
+
+
+def test_columns_that_cannot_be_encoded_name_the_row_too_and_absent_ones_the_column(check) -> None:
+    columns = {name: [GOOD[name]] * 3 for name in GOOD}
+    with pytest.raises(ValidationError, match=r"row 3: .*'kind' is not valid"):
+        check.columns({**columns, "kind": ["flat", "house", "castle"]})
+    with pytest.raises(ValidationError, match="row 2: 2 fields are not valid"):
+        check.columns({**columns, "area": [1.0, 0.0, "wide"], "kind": ["flat", "x", "flat"]})
+    with pytest.raises(ValidationError, match=r"'free'|free") as caught:
+        check.columns({name: values for name, values in columns.items() if name != "free"})
+    assert "row" not in str(caught.value)
+    with pytest.raises(ValidationError, match=r"row 1: .*'area'"):  # a nullable column left out
+        check.columns({n: ["x"] if n == "area" else [GOOD[n]] for n in GOOD if n != "rooms"})
+    with pytest.raises(ValidationError, match=r"length|rows|values"):
+        check.columns({**columns, "area": ["wide"]})
+
+
+def test_faults_are_one_line(check) -> None:
+    row = {**GOOD, "area": 0, "kind": None}
+    assert check.reasons(row) == described(check.faults(row))
+    assert check.reasons(row).count("; ") == 1
+    assert check.reasons(GOOD) == ""
+    many = {f"x{i}": 1 for i in range(30)}
+    assert check.unknown_fields(many) == list(many)[:20]
+
+
+def test_what_a_column_takes_is_said_with_its_bounds() -> None:
+    day = 1769817600.0  # 2026-01-31
+    both = Column("when", "datetime", bounds=(day, None))
+    assert expectation(both).endswith("not before 2026-01-31")
+    assert expectation(Column("when", "datetime", bounds=(None, day))).endswith(
+        "not after 2026-01-31"
+    )
+    levels = tuple(f"t{i}" for i in range(21))
+    assert expectation(Column("town", "category", categories=levels)).endswith("t19 and 1 more")
+    assert "more" not in expectation(Column("town", "category", categories=levels[:20]))
+    opened = Column("town", "category", categories=levels, open=True, nullable=True)
+    assert expectation(opened).startswith("a text such as t0")
+    assert expectation(opened).endswith("t19 or null")
+
+
+OPEN = TableContract(
+    name="t", title="T", model_name="t_model",
+    columns=(
+        Column("area", "number", nullable=True),
+        Column("kind", "category", categories=("flat", "house"), open=True),
+        Column("sold", "datetime", role="timestamp", nullable=True),
+        Column("free", "number"),
+    ),
+    target=Target("price"),
+)  # fmt: skip
+
+
+def test_what_lies_outside_the_training_range_is_noted_by_row() -> None:
+    day = 1769817600.0
+    profile = {"columns": {"area": {"min": 10.0, "max": 90.0}, "sold": {"min": 0.0, "max": day}}}
+    known = TrainingRange(OPEN, profile)
+    X = np.array(
+        [
+            [10.0, 0.0, day, 1e300],
+            [90.0, 1.0, 0.0, -1e300],
+            [9.9, 2.0, np.nan, 0.0],
+            [90.1, 1.0, day, 0.0],
+            [np.nan, 1.0, day, 0.0],
+        ]
+    )
+    outside = np.zeros(X.shape, dtype=bool)
+    outside[2, :2] = outside[3, 0] = True
+    assert known.outside(X).tolist() == outside.tolist()
+    notes = known.notes(X)
+    assert {row: len(found) for row, found in notes.items()} == {2: 3, 3: 1, 4: 1}
+    low, level, date = notes[2]
+    assert "area 9.9" in low
+    assert "[10, 90]" in low
+    assert "kind" in level
+    assert "2 known levels" in level
+    assert "sold was not given" in date
+    assert "2026-01-31" in date
+    assert "area 90.1" in notes[3][0]
+    assert "area was missing" in notes[4][0]
+    assert known.notes(X[:2]) == {}
+    assert not TrainingRange(OPEN, {}).outside(X)[:, 0].any()

@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 
 from tasador.metrics.ratio_study import (
     MISSING,
+    OTHERS,
     is_met,
+    level_groups,
     median_interval,
+    meets_level,
+    quantile_groups,
     ratio_groups,
     ratio_study,
     rival_figures,
@@ -281,3 +285,92 @@ def test_a_rival_of_few_rows_is_counted_without_figures() -> None:
     roll = np.where(price > 4, np.nan, price)
     (found,) = rival_figures(price, price, {"roll": roll})
     assert (found.rows, found.left_out, found.figures, found.model) == (4, 6, {}, {})
+
+
+def test_the_bounds_of_a_range_are_accepted_and_a_wider_one_has_the_same_middle() -> None:
+    assert [is_met("prb", value) for value in (-0.05, 0.05, 0.0501, -0.0501)] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    wide = {"x": (1.0, 3.0)}
+    found = [is_met("x", value, wide, times=2.0) for value in (0.0, 4.0, -0.01, 4.01)]
+    assert found == [True, True, False, False]
+    assert is_met("x", 0.5, wide) is False
+
+
+def test_a_level_is_evaluated_relatively_to_that_of_all() -> None:
+    assert [meets_level(ratio, 2.0, 0.5) for ratio in (1.0, 3.0, 0.99, 3.01)] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    assert meets_level(math.nan, 1.0) is None
+    assert meets_level(1.0, math.nan) is None
+
+
+def test_ratios_are_outliers_beyond_their_quartiles_only() -> None:
+    ratio = np.array([1.0, 2.0, 3.0, 4.0, 5.0])  # quartiles 2 and 4
+    assert within_quartiles(ratio, 0.5).all()
+    assert within_quartiles(ratio, 0.49).tolist() == [False, True, True, True, False]
+    assert within_quartiles(np.array([])).shape == (0,)
+
+
+def test_groups_by_quantiles_are_named_by_their_ends_and_keep_equal_values_together() -> None:
+    values = np.array([1.0, 2.0, 2.0, 2.0, 7.0, 9.5, math.nan])
+    found = quantile_groups(values, 2)
+    assert {name: rows.tolist() for name, rows in found.items()} == {
+        "up to 2": [True] * 4 + [False] * 3,
+        "up to 9.5": [False] * 4 + [True, True, False],
+    }
+    assert list(quantile_groups(values, 3, spans=True)) == ["up to 2", "2 to 7", "7 to 9.5"]
+    for middle, names in (
+        (999.5, ["up to 999.5", "up to 2e+05"]),
+        (1000.4, ["up to 1000", "up to 200000"]),
+        (10_000.0, ["up to 10,000", "up to 200,000"]),
+    ):
+        assert list(quantile_groups(np.array([1.0, middle, 2e5]), 2)) == names
+    assert quantile_groups(np.array([math.nan]), 2) == {}
+
+
+def test_levels_stand_in_the_order_of_numbers_and_rare_ones_together() -> None:
+    found = level_groups(["10", "9", None, "9", "10", "200"], fewest=2)
+    assert {name: np.flatnonzero(rows).tolist() for name, rows in found.items()} == {
+        "9": [1, 3], "10": [0, 4], OTHERS: [5],
+    }  # fmt: skip
+    assert list(level_groups(["b", "10", "9"])) == ["10", "9", "b"]
+
+
+def test_the_interval_of_a_median_is_that_of_order_statistics() -> None:
+    # of 16 values: 1.96 * 4 / 2 + 0.5 = 4.42, so 5 places from the middle pair; of 25: 4.9
+    assert median_interval(np.arange(16.0)) == (3.0, 12.0)
+    assert median_interval(np.arange(25.0)[::-1]) == (7.0, 17.0)
+    assert np.isnan(median_interval(np.array([]))).all()
+
+
+def test_a_bunch_of_ratios_near_1_is_compared_with_a_normal_distribution() -> None:
+    ratio = np.array([0.8, 0.9, 1.0, 1.0, 1.1, 1.2])
+    found = sales_chasing(ratio)
+    spread = np.std(ratio)
+    normal = math.erf(0.02 / spread / math.sqrt(2.0))
+    assert found.share == pytest.approx(2 / 6)
+    assert found.jump == pytest.approx(2 / 6)
+    assert found.expected == pytest.approx(normal)
+    assert (found.signs, found.suspected) == (2, True)
+    level = sales_chasing(np.full(40, 1.3))
+    assert (level.jump, level.share, level.expected, level.signs) == (0.0, 0.0, 0.0, 0)
+    equal = sales_chasing(np.ones(40))
+    assert (equal.jump, equal.share, equal.expected) == (1.0, 1.0, 1.0)
+
+
+def test_the_interval_of_a_drift_is_that_of_least_squares() -> None:
+    random = np.random.default_rng(4)
+    months = random.uniform(0, 24, 40)
+    ratio = np.exp(0.02 * months + random.normal(0, 0.1, 40))
+    price = random.lognormal(12, 0.3, 40)
+    months[30:] = np.nan  # 30 are enough
+    found = ratio_study(price, price * ratio, months=months).drift
+    (slope, _), covariance = np.polyfit(months[:30], np.log(ratio[:30]), 1, cov=True)
+    error = 1.959964 * math.sqrt(covariance[0, 0])
+    assert found is not None
+    assert (found.low, found.value, found.high) == pytest.approx(
+        tuple(100 * math.expm1(s) for s in (slope - error, slope, slope + error))
+    )
+    months[29] = np.nan
+    assert ratio_study(price, price * ratio, months=months).drift is None

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tasador.core import clock
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
 from tasador.serving.experiment import (
@@ -16,6 +17,7 @@ from tasador.serving.experiment import (
     Experiment,
     ExperimentBook,
     Moments,
+    WorkerCounts,
     decide,
     failure_evidence,
 )
@@ -141,3 +143,102 @@ def test_the_chance_of_a_false_rollback_is_shared_by_the_four_kinds_of_harm():
     for failures, status in ((some, "running"), (sure, "rolled back")):
         after = decide(RUNNING, replace(ENOUGH, attempts=attempts, failures=failures))
         assert after.status == status
+
+
+def test_a_stage_begins_when_it_is_decided_and_says_why():
+    before = clock.seconds()
+    after = decide(RUNNING, ENOUGH)
+    assert (after.stage, after.status, after.started) == (1, "running", RUNNING.started)
+    assert before <= after.stage_started <= clock.seconds()
+    assert after.reason.startswith("300 rows")
+    assert "1%" in after.reason
+
+
+def exactly(n: int, mean: float) -> Moments:
+    """Values that are all the same: their bounds are their mean."""
+    return Moments(n, mean, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "stage"),
+    [
+        # what is bearable is bearable to its last bit, for harm and for waiting
+        ({"error": exactly(50, 0.01)}, "running", 1),
+        ({"error": exactly(50, 0.0101)}, "rolled back", 0),
+        # of one outcome less, errors decide nothing, and disagreement does
+        ({"error": exactly(49, 0.5)}, "running", 1),
+        ({"error": exactly(49, 0.0), "disagreement": exactly(9, 0.5)}, "running", 1),
+        ({"error": exactly(49, 0.0), "disagreement": exactly(9, 0.51)}, "rolled back", 0),
+        ({"error": exactly(50, 0.0), "disagreement": exactly(9, 9.0)}, "running", 1),
+        ({"slower": exactly(2, 5.0)}, "running", 1),
+        ({"slower": exactly(2, 5.01)}, "rolled back", 0),
+        # of one row nothing is known, and nothing is waited for
+        ({"slower": exactly(1, 9.0)}, "running", 1),
+        ({"stage_rows": 200}, "running", 1),
+    ],
+)
+def test_limits_hold_exactly_where_nothing_varies(changes, status, stage):
+    after = decide(RUNNING, replace(ENOUGH, **changes))
+    assert (after.status, after.stage) == (status, stage)
+
+
+def test_outcomes_that_are_required_are_waited_for_up_to_the_last():
+    rules = Criteria(require_outcomes=True, max_rows=1000)
+    experiment = replace(RUNNING, rules=rules)
+    assert decide(experiment, replace(ENOUGH, error=exactly(49, 0.0))).stage == 0
+    assert decide(experiment, replace(ENOUGH, error=exactly(50, 0.0))).stage == 1
+    for rows, status in ((999, "running"), (1000, "rolled back")):
+        assert decide(experiment, replace(ENOUGH, rows=rows)).status == status
+
+
+def test_what_is_huge_is_said_without_overflow():
+    found = replace(ENOUGH, disagreement=Moments(300, 0.4, 1e6))
+    assert "%" in decide(RUNNING, found).reason
+
+
+def test_each_failure_is_evidence_and_each_success_takes_some_away():
+    assert failure_evidence(10**6, 10**6, 0.01) == pytest.approx(np.exp(700.0))
+    assert failure_evidence(3, 10, 0.005) > failure_evidence(2, 10, 0.005) > 1.0
+    assert failure_evidence(0, 10, 0.005) > failure_evidence(0, 20, 0.005)
+
+
+def test_an_experiment_is_the_share_of_its_stage_until_it_ends():
+    for status, share in (("running", 0.05), ("passed", 1.0), ("stopped", 0.0), ("settled", 0.0)):
+        assert replace(RUNNING, status=status, stage=2).share == share
+
+
+def test_an_ended_experiment_stays_ended_and_keeps_its_reason(tmp_path):
+    with Database.open(f"sqlite:///{tmp_path}/t.db") as database:
+        book = ExperimentBook(database, "m")
+        assert book.end("stopped", "ana", lambda _: "why") is None
+        book.write(RUNNING, 0, "ana")
+        assert book.end("stopped", "ana", lambda _: None) is None
+        assert book.read()[0] == RUNNING
+        ended = book.end("stopped", "ana", lambda one: f"end of {one.id}")
+        assert ended == replace(RUNNING, status="stopped", reason="end of e1")
+        assert book.read()[0] == ended
+        assert book.end("stopped", "bob", lambda _: "again") is None
+        entries = AuditTrail(database).read(action="canary")
+        last = next(entry for entry in entries if entry.reason == "end of e1")
+        assert (last.actor, last.from_value, last.to_value) == ("ana", "m-a", "m-a")
+        assert last.details == {
+            "phase": "stopped", "version": "2", "note": "0% of the traffic", "experiment": "e1",
+        }  # fmt: skip
+        # a change of neither stage nor status is kept and not noted
+        again, seen = book.read()
+        assert book.write(replace(again, reason="as before"), seen, "ana")
+        assert len(AuditTrail(database).read(action="canary")) == len(entries)
+        assert ExperimentBook(database, "other").read() == (None, 0)
+
+
+def test_a_worker_counts_what_it_did():
+    counts = WorkerCounts()
+    assert [counts.failed(), counts.failed()] == [1, 2]
+    counts.valued(3.0)
+    counts.valued(5.0)
+    assert counts.failed() == 1  # in a row
+    counts.succeeded()
+    assert counts.to_dict() == {
+        "attempts": 6, "failures": 3, "dropped": 0,
+        "slower": {"n": 2, "mean": 4.0, "variance": 1.0},
+    }  # fmt: skip
