@@ -37,6 +37,7 @@ from typing import Any
 
 import pytest
 from _pytest.runner import runtestprotocol
+from _pytest.warnings import catch_warnings_for_item
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -275,7 +276,9 @@ def run_one(item: pytest.Item, following: pytest.Item | None, *, log: bool) -> b
     item._initrequest()  # type: ignore[attr-defined]
     # what the following test needs stays, and after the last one what the session has
     stays = item.session if following is None else following
-    reports = runtestprotocol(item, log=log, nextitem=stays)  # type: ignore[arg-type]
+    # the filters of pytest's settings and of a test's marks, which its own loop would set
+    with catch_warnings_for_item(item.config, item.ihook, "runtest", item):
+        reports = runtestprotocol(item, log=log, nextitem=stays)  # type: ignore[arg-type]
     return any(report.failed for report in reports)
 
 
