@@ -47,7 +47,7 @@ PAGE = ROOT / "docs" / "explanation" / "mutation-testing.md"
 RESULTS = HERE / "results.json"
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->"
 GOAL, SEED = 0.9, 24
-#: A mutant may take so many times the processor time of its tests, and so many seconds more.
+#: With a mutant a test may take so many times its processor time, and so many seconds more.
 SLOWER, MORE_S = 10.0, 5.0
 OTHER: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
@@ -248,8 +248,7 @@ class Mutation:
             tests.sort(key=lambda item: seconds[item.nodeid])
             state = "reached by no test"
             if tests:
-                limit = SLOWER * sum(seconds[item.nodeid] for item in tests) + MORE_S
-                state = in_fork(tests, function, one.code, limit)
+                state = in_fork(tests, function, one.code, seconds)
             self.states.append((one, state))
             print(f"{state}: {' | '.join(one.key)}", file=sys.stderr, flush=True)
         return True
@@ -310,7 +309,9 @@ def with_next(tests: list[pytest.Item]) -> Iterator[tuple[pytest.Item, pytest.It
     yield from itertools.zip_longest(tests, tests[1:])
 
 
-def in_fork(tests: list[pytest.Item], function: Any, code: CodeType, limit: float) -> str:
+def in_fork(
+    tests: list[pytest.Item], function: Any, code: CodeType, seconds: dict[str, float]
+) -> str:
     """Run tests with another code of a function, in a fork of this process; what became of it."""
     child = os.fork()
     if not child:
@@ -319,13 +320,18 @@ def in_fork(tests: list[pytest.Item], function: Any, code: CodeType, limit: floa
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, 1)
             os.dup2(nothing, 2)
-            # processor time, since the machine may have other work; and what waits for ever
             signal.signal(signal.SIGPROF, signal.SIG_DFL)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.setitimer(signal.ITIMER_PROF, limit)
-            signal.alarm(math.ceil(30 * limit))
             function.__code__ = code
-            state = int(any(run_one(*pair, log=False) for pair in with_next(tests)))
+            for item, following in with_next(tests):
+                # processor time, since the machine may have other work; and what waits for ever
+                limit = SLOWER * seconds[item.nodeid] + MORE_S
+                signal.setitimer(signal.ITIMER_PROF, limit)
+                signal.alarm(math.ceil(30 + 5 * limit))
+                if run_one(item, following, log=False):
+                    break
+            else:
+                state = 0
         finally:
             os._exit(state)
     code_ = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -329,3 +329,11 @@ def test_a_pipe_that_took_a_files_place_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "model.onnx")
     with pytest.raises(BundleError, match=r"model\.onnx is refused"):
         _read(tmp_path / "model.onnx", 100)
+
+
+def test_a_folder_of_too_many_files_is_refused(bundle_folder, monkeypatch):
+    files = len(list(bundle_folder.iterdir()))
+    for most, refused in ((files, False), (files - 1, True)):
+        monkeypatch.setattr("tasador.registry.manifest._MOST_FILES", most)
+        with pytest.raises(BundleError, match="expected at most") if refused else nullcontext():
+            load_bundle(bundle_folder)
