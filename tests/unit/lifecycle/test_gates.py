@@ -400,3 +400,11 @@ def test_the_audit_trail_keeps_the_gates_and_their_summary():
     assert [(one["name"], one["state"]) for one in kept["gates"]["gates"]] == [
         ("MAPE", "pass"), ("PRD", "fail"),
     ]  # fmt: skip
+
+
+def test_without_a_segment_column_no_segment_can_be_worse(champion):
+    rows = HeldOutRows(np.zeros((2, 1)), np.ones(2), "two")
+    columns = tuple(one for one in champion.contract.columns if one.role != "segment")
+    bundle = SimpleNamespace(contract=dataclasses.replace(champion.contract, columns=columns))
+    gate = segments_not_worse(bundle, rows, np.ones(2), np.ones(2), GateSettings())
+    assert (gate.name, gate.state, gate.figures) == ("segments", "pass", {})

@@ -192,3 +192,42 @@ def test_no_more_than_the_draws_of_a_block_are_in_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 400e6  # 400 draws at once would take five times as much: 128 MB an array
+
+
+def test_a_bin_of_one_row_is_compared_like_any_other():
+    reference, window = np.array([500, 499, 1]), np.array([100, 100, 0])
+    found = psi_test(reference, window)
+    assert found.psi == drift.psi(reference, window)
+    assert found.null is psi_null(reference, 200)
+    # what is empty on both sides is no bin
+    assert psi_test(np.append(reference, 0), np.append(window, 0)) == found
+
+
+def test_a_classifier_separates_what_differs_and_says_by_which_column():
+    random = np.random.default_rng(9)
+    reference, window = random.normal(size=(300, 3)), random.normal(size=(260, 3))
+    same = drift.classify_domain(reference, window)
+    assert 0.4 < same.auc < 0.6
+    # the standard deviation of an area (Mann and Whitney 1947), of two halves
+    z = (same.auc - 0.5) / math.sqrt((150 + 130 + 1) / (12 * 150 * 130) / 2)
+    assert same.p_value == pytest.approx(stats.norm.sf(z))
+    assert same.importance.sum() == pytest.approx(1.0)
+    other = drift.classify_domain(reference, window + np.array([0.0, 2.0, 0.0]))
+    assert other.auc > 0.85
+    assert other.p_value < 1e-12
+    assert other.importance.argmax() == 1
+    assert other.importance[1] > 0.6
+    again = drift.classify_domain(reference, window)
+    assert (again.auc, again.p_value) == (same.auc, same.p_value)
+
+
+def test_a_classifier_without_differences_has_no_important_column():
+    found = drift.classify_domain(np.zeros((100, 2)), np.zeros((100, 2)))
+    assert (found.auc, found.p_value, found.importance.tolist()) == (0.5, 0.5, [0.0, 0.0])
+    for sizes in ((99, 200), (200, 99)):
+        with pytest.raises(ValueError, match="at least 100 rows"):
+            drift.classify_domain(*(np.zeros((size, 2)) for size in sizes))
+
+
+def test_the_area_under_the_curve_counts_ties_as_half():
+    assert drift.area_under_curve(np.array([1.0, 2.0]), np.array([2.0, 3.0])) == 0.875
