@@ -302,3 +302,10 @@ def test_failures_weigh_by_the_mean_of_their_likelihood_ratios():
     shares = np.array([0.01, 0.025, 0.1, 0.3, 0.6, 0.9])  # 2, 5 and 20 times the limit, and four
     ratios = (shares / 0.005) ** 3 * ((1 - shares) / 0.995) ** 7
     assert failure_evidence(3, 10, 0.005) == pytest.approx(ratios.mean())
+
+
+def test_a_share_of_all_is_no_hypothesis_since_one_success_would_rule_it_out():
+    # twice the limit is all of them
+    shares = np.array([0.6, 0.9])
+    ratios = (shares / 0.5) * ((1 - shares) / 0.5)
+    assert failure_evidence(1, 2, 0.5) == pytest.approx(ratios.mean())
