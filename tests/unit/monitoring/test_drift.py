@@ -195,7 +195,7 @@ def test_no_more_than_the_draws_of_a_block_are_in_memory():
 
 
 def test_a_bin_of_one_row_is_compared_like_any_other():
-    reference, window = np.array([500, 499, 1]), np.array([100, 100, 0])
+    reference, window = np.array([500, 499, 1, 0]), np.array([100, 99, 0, 1])
     found = psi_test(reference, window)
     assert found.psi == drift.psi(reference, window)
     assert found.null is psi_null(reference, 200)
