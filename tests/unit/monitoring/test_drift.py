@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import spatial, stats
 
+from tasador.contract.model import Column
 from tasador.monitoring.checks import drift
 from tasador.monitoring.checks.drift import adjusted, psi_null, psi_test
 from tasador.monitoring.column_summary import ColumnSummary, Grid
+from tasador.monitoring.reference import Profile
+from tasador.monitoring.settings import Thresholds
 
 counts = arrays(np.int64, 7, elements=st.integers(0, 10_000)).filter(lambda c: c.sum() > 0)
 
@@ -231,3 +234,40 @@ def test_a_classifier_without_differences_has_no_important_column():
 
 def test_the_area_under_the_curve_counts_ties_as_half():
     assert drift.area_under_curve(np.array([1.0, 2.0]), np.array([2.0, 3.0])) == 0.875
+
+
+def test_the_limits_of_a_drift_hold_to_their_last_bit():
+    random = np.random.default_rng(11)
+    column, rows = Column("x", "number"), 200
+    profile = Profile.of(random.normal(size=5000), column)
+    window = ColumnSummary.of(random.normal(0.45, 1.0, size=rows), profile.grid)
+    moved = drift.compare_column(column, profile, window)
+    excess = moved.test.psi - moved.test.null.mean
+    above, less = math.nextafter(excess, 9.0), math.nextafter(moved.test.p_value, 0.0)
+    for level, limits in (
+        ("alert", {"psi_warn": excess, "psi_alert": excess}),
+        ("warn", {"psi_warn": excess, "psi_alert": above}),
+        ("ok", {"psi_warn": above, "psi_alert": 9.0}),
+        ("alert", {"chance": moved.test.p_value, "psi_alert": excess}),
+        ("ok", {"chance": less, "psi_alert": 9.0}),
+        ("alert", {"min_rows": rows, "psi_alert": excess}),
+        ("cannot_tell", {"min_rows": rows + 1}),
+    ):
+        (found,), _ = drift.check_columns([moved], Thresholds(**limits))
+        assert found.level == level, limits
+        assert found.p_value == found.p_adjusted == moved.test.p_value
+
+
+def test_a_column_without_rows_is_one_of_the_family_and_cannot_tell():
+    random = np.random.default_rng(12)
+    column = Column("x", "number")
+    profile = Profile.of(random.normal(size=1000), column)
+    windows = [random.normal(0.5, 1.0, size=100), np.array([])]
+    measured = [
+        drift.compare_column(column, profile, ColumnSummary.of(rows, profile.grid))
+        for rows in windows
+    ]
+    (moved, empty), (other,) = drift.check_columns(measured, Thresholds(), [0.5])
+    assert moved.p_adjusted == pytest.approx(3 * moved.p_value)
+    assert other == pytest.approx(0.75)
+    assert (empty.level, empty.n, empty.psi) == ("cannot_tell", 0, None)
