@@ -23,6 +23,8 @@ PEERS = {
     "autogluon": ("autogluon.tabular[lightgbm,catboost]==1.6.3", "pandas==2.3.3", "pyarrow"),
     "lightgbm": ("lightgbm==4.7.0", "scikit-learn==1.9.1", "pandas==3.1.1", "pyarrow"),
     "catboost": ("catboost==1.2.10", "scikit-learn==1.9.1", "pandas==3.1.1", "pyarrow"),
+    "bentoml": ("bentoml==1.4.39", "pandas==2.3.3", "scikit-learn==1.7.2", "fastapi"),
+    "mlserver": ("mlserver==1.7.1", "mlserver-lightgbm==1.7.1", "lightgbm==4.7.0"),
     "openavmkit": ("openavmkit==0.7.0",),
     "assesspy": ("assesspy==2.0.2", "pandas==2.3.3", "statsmodels==0.15.0", "pyarrow"),
     "shap": ("shap==0.51.0", "lightgbm==4.7.0"),

@@ -1,15 +1,16 @@
 """A league of strangers' tables: unedited `tasador init` and `run` beside what else one would use.
 
     python benchmarks/tables.py [--tables NAME ...] [--splits 5]
-        [--methods tasador lightgbm catboost autogluon] [--rows N] [--again]
+        [--methods tasador full lightgbm catboost autogluon] [--rows N] [--again]
 
 Each table is cut into 80% for training and 20% for testing, by chance, `--splits` times; the
 training file keeps the bytes of its rows, the test file has no target. tasador gets
-`init FILE --target T --yes`, `run` (profile quick) and `predict`, by its commands. Of its training
-file it holds 5% back for its own report (`segregate.test_share=0.05`); the peers learn from all of
-it. A test row that it refuses is estimated by the median of the training targets and counted.
-The peers get what a pandas user makes of the table by hand (`tables_data.py`). CatBoost and
-AutoGluon have as long as tasador took. `tasador.metrics` scores them all.
+`init FILE --target T --yes`, `run` (profile quick; `full` is the profile of that name) and
+`predict`, by its commands. Of its training file it holds 5% back for its own report
+(`segregate.test_share=0.05`); the peers learn from all of it. A test row that it refuses is
+estimated by the median of the training targets and counted. The peers get what a pandas user makes
+of the table by hand (`tables_data.py`). CatBoost and AutoGluon have as long as tasador took.
+`tasador.metrics` scores them all.
 
 Estimates are kept in benchmarks/workspace/tables, so that an interrupted league goes on where it
 was: those of peers until `--again`, those of tasador for its commit. Exits with 1 when tasador is
@@ -47,9 +48,10 @@ Rows = NDArray[np.int64]
 HERE = Path(__file__).parent
 KEPT = HERE / "workspace" / "tables"
 SHOWN = ("wmape", "mape", "median_ape", "rmse", "r2")
-PEERS = ("lightgbm", "catboost", "autogluon")
-TITLES = {"tasador": "tasador, quick profile", "lightgbm": "LightGBM, plain",
-          "catboost": "CatBoost, defaults", "autogluon": "AutoGluon"}  # fmt: skip
+OURS, PEERS = ("tasador", "full"), ("lightgbm", "catboost", "autogluon")
+TITLES = {"tasador": "tasador, quick profile", "full": "tasador, full profile",
+          "lightgbm": "LightGBM, plain", "catboost": "CatBoost, defaults",
+          "autogluon": "AutoGluon"}  # fmt: skip
 TEST_SHARE, HELD_BACK = 0.2, 0.05
 #: Seconds for the peers where tasador gave up; each method is stopped after so many.
 BUDGET, LIMIT = 90.0, 7200.0
@@ -206,14 +208,19 @@ def answers(
         order = drawn(source, seed, given.rows)
         split = cut(table, source, folder, order, round(TEST_SHARE * len(order)))
         for method in given.methods:
-            whose = f"-{head}" if method == "tasador" else ""
+            whose = f"-{head}" if method in OURS else ""
             path = KEPT / f"{name}-{given.rows}-{seed}-{method}{whose}.json"
-            lasting = bool(head) or method != "tasador"
+            lasting = bool(head) or method not in OURS
             if path.exists() and lasting and not given.again:
                 found[method] = Answer(**json.loads(path.read_text()))
                 continue
-            if method == "tasador":
-                found[method] = run_tasador(name, table, split, folder)
+            if method in OURS:
+                own = folder / method
+                own.mkdir()
+                for file in (split.train, split.test):
+                    (own / file.name).symlink_to(file)
+                settings = ["profile=full"] if method == "full" else []
+                found[method] = run_tasador(name, table, split, own, settings)
             else:
                 ours = found.get("tasador")
                 budget = ours.seconds if ours and ours.estimates else BUDGET
@@ -333,8 +340,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), metavar="NAME")
     parser.add_argument("--splits", type=int, default=5)
-    methods = ("tasador", *PEERS)
-    parser.add_argument("--methods", nargs="+", choices=methods, default=methods)
+    methods = (*OURS, *PEERS)
+    parser.add_argument("--methods", nargs="+", choices=methods, default=("tasador", *PEERS))
     parser.add_argument("--rows", type=int, default=0, help="a sample of each table; 0 for all")
     parser.add_argument("--again", action="store_true", help="measure again what is kept")
     given = parser.parse_args(arguments)

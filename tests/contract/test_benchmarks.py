@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "benchmarks"
 SLEEP = "import time; time.sleep(600)"
 LONG = ("grid_search", "growth_rows", "million_rows", "many_columns", "diamonds",
-        "tables", "valuation_peers")  # fmt: skip
+        "mixed_load", "tables", "valuation_peers")  # fmt: skip
 HOUSING = ("longitude", "latitude", "housing_median_age", "total_rooms", "total_bedrooms",
            "population", "households", "median_income", "ocean_proximity")  # fmt: skip
 

@@ -241,7 +241,12 @@ def test_the_order_of_sales_changes_nothing_and_the_kernel_gives_the_same_bits(o
     assert got.tobytes() == np.concatenate(single).tobytes()
     names = ("points", "similar", "times", "context")
     asked["context"] = np.asfortranarray(asked["context"])  # as a table's columns are
-    count, nearest = index.within_reach(index.asked(*(asked[name] for name in names)))
+    found = index.search(index.asked(*(asked[name] for name in names)))
+    count, nearest = index.within_reach(found)
+    kept = []
+    index.features(*(asked[name] for name in names), found=kept)
+    assert len(kept) == (index._compact is not None)
+    assert all(np.array_equal(a, b) for one in kept for a, b in zip(one, found, strict=True))
     near = index.neighbours(asked["points"], 64, *(asked[name] for name in names[1:]))
     distinct = np.diff(near.index, axis=1, prepend=-1) != 0
     inside = distinct & (near.distance <= index.reach) & np.isfinite(near.distance)

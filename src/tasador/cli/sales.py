@@ -205,7 +205,8 @@ def backtest(
     out.print(
         "median APE, MAPE, in 10% (share within 10%) in percent; ratio: median of estimate over "
         "price; held: share inside the interval "
-        f"({found.promised:.0%} promised); plain: median APE of a plain LightGBM; "
+        f"({found.promised:.0%} promised); kept: ratio had prices stayed as they were before the "
+        "span; plain: median APE of a plain LightGBM; "
         "difference: by how much the model's exceeds it, with its 95% interval by paired bootstrap",
         soft_wrap=False,
     )
@@ -231,17 +232,17 @@ def _compared(found: Backtest) -> Table:
     """Return the median errors of model, plain LightGBM and rivals beside each other."""
     others = tuple(found.rivals)
     rows = [
-        (one.name, one.metrics["median_ape"], one.baseline, one.difference, one.rivals)
-        for one in found.origins
+        (one.name, one.metrics, one.baseline, one.difference, one.rivals) for one in found.origins
     ]
     means = {name: value for name, (value, _) in found.rivals.items()}
-    rows.append(("mean", found.mean["median_ape"], found.mean["baseline"], found.difference, means))
-    names = ("span", "median APE", "plain", "difference", "95% from", "to", *others)
+    rows.append(("mean", found.mean, found.mean["baseline"], found.difference, means))
+    names = ("span", "kept", "median APE", "plain", "difference", "95% from", "to", *others)
     return table(
         names,
         [
             (
-                name, f"{own:.2f}", f"{plain:.2f}",
+                name, f"{own['median_ratio_level_kept']:.3f}", f"{own['median_ape']:.2f}",
+                f"{plain:.2f}",
                 *(f"{value:+.2f}" for value in (gap.value, gap.low, gap.high)),
                 *(f"{known[other]:.2f}" if other in known else "–" for other in others),
             )

@@ -20,6 +20,7 @@ from tasador.features.plan import FARTHEST
 
 if TYPE_CHECKING:
     from tasador.features.fitted import FittedFeatures
+    from tasador.features.neighbours_kernel import Found
 
 Floats = NDArray[np.float64]
 
@@ -106,8 +107,11 @@ class CompactPlain:
         )
         self._pointer = ctypes.addressof(self._plain)
 
-    def transform(self, X: Floats, filled: Floats) -> Floats:
-        """Return the features (n, q) of encoded rows `X` (n, p), imputed in `filled` (n, p)."""
+    def transform(self, X: Floats, filled: Floats, found: list[Found] | None = None) -> Floats:
+        """Return the features (n, q) of encoded rows `X` (n, p), imputed in `filled` (n, p).
+
+        `found` gets their neighbours; see `FittedFeatures.transform`.
+        """
         n, d = len(X), self._dimensions
         X = np.ascontiguousarray(X, dtype=np.float64)
         filled = np.ascontiguousarray(filled, dtype=np.float64)
@@ -128,7 +132,7 @@ class CompactPlain:
             log = np.log(similar) if self._has_similar else None
             times = None if self._time is None else X[:, self._time]
             context = places[(d + 1) * n :].reshape(n, self._contexts)
-            self._index.features(points, log, times, context, Z[:, self._comparables :])
+            self._index.features(points, log, times, context, Z[:, self._comparables :], found)
         return Z
 
 

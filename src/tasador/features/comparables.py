@@ -35,6 +35,7 @@ from tasador.features.neighbours_kernel import (
     WIDE_STEPS,
     Asked,
     CompactIndex,
+    Found,
     tree_of,
 )
 
@@ -52,7 +53,7 @@ _DISTANCE_COLUMNS = np.array(DISTANCES) - 1
 _WIDE = slice(STEPS.index(WIDE_STEPS[0]), None)
 _NEAREST_STEP = STEPS.index(_NEAREST)
 _KERNEL_FACTORS = np.array([[-0.5 / bandwidth**2] for bandwidth in BANDWIDTHS])
-_PROOF_ROWS = 128
+PROOF_ROWS = 128
 #: The comparable whose distance says how much is known about a place (one alone may be misplaced),
 #: the share of the training rows that have it within reach, and how many of them are asked.
 FAR_NEIGHBOUR = 4
@@ -100,6 +101,7 @@ class ComparablesIndex:
         age_scale: Distance that a second of age counts as.
         excludes_own: Whether a training row with a row's place, `similar` and `context` does not
             inform that row.
+        proof_rows: On how many of its rows the compiled kernel is compared with the code here.
     """
 
     points: Floats
@@ -111,6 +113,7 @@ class ComparablesIndex:
     times: Floats | None = None
     age_scale: float = 0.0
     excludes_own: bool = False
+    proof_rows: int = PROOF_ROWS
 
     @classmethod
     def fit(
@@ -122,6 +125,7 @@ class ComparablesIndex:
         times: Floats | None = None,
         *,
         excludes_own: bool = False,
+        proof_rows: int = PROOF_ROWS,
     ) -> ComparablesIndex:
         """Build the index over m training rows; nothing may be NaN.
 
@@ -149,6 +153,7 @@ class ComparablesIndex:
             times=times,
             age_scale=0.0 if times is None else _age_scale(points),
             excludes_own=excludes_own,
+            proof_rows=proof_rows,
         )
 
     @staticmethod
@@ -234,7 +239,7 @@ class ComparablesIndex:
 
     def _proof_rows(self) -> tuple[Floats, Floats | None, Floats | None, Floats]:
         """Return places among the training rows, where distances tie, and beside them."""
-        at = np.linspace(0, self.size - 1, _PROOF_ROWS).astype(np.intp)
+        at = np.linspace(0, self.size - 1, self.proof_rows).astype(np.intp)
         beside = (self.points[at] + self.points[at[::-1]]) / 2.0
         twice = np.concatenate([at, at])
         similar = self.similar[twice] if len(self.similar) else None
@@ -282,19 +287,23 @@ class ComparablesIndex:
         usual = float(np.quantile(known, REACH_QUANTILE)) if len(known) else 0.0
         return usual if usual > 0.0 else np.inf
 
-    def within_reach(self, asked: Asked) -> tuple[Positions, Positions]:
+    def search(self, asked: Asked) -> Found:
+        """Return the neighbours of rows: what `features` makes its features of."""
+        found = self._compact and self._compact.neighbours(*asked)
+        return Found(asked.places, *(found or self._nearest(asked)))
+
+    def within_reach(self, found: Found) -> tuple[Positions, Positions]:
         """Return how many rows within `reach` inform each row, 64 at most, and the nearest.
 
         The nearest is a position among the training rows; -1 where none informs the row.
         """
-        found = self._compact and self._compact.neighbours(*asked)
-        index, distance = found or self._nearest(asked)
+        index, distance = found.positions, found.distances.copy()
         distance[:, 1:][index[:, 1:] == index[:, :-1]] = np.inf  # repeated where too few are there
         within = np.isfinite(distance) & (distance <= self.reach)
         return within.sum(axis=1), np.where(np.isfinite(distance[:, 0]), index[:, 0], -1)
 
     def _nearest(self, asked: Asked) -> tuple[Positions, Floats]:
-        """Return the nearest rows that inform each row, and their distances, (n, 64) at most."""
+        """Do what `search` does without the kernel."""
         k = np.arange(1, min(STEPS[-1], self.size) + 1)
         distance, index = self._tree.query(asked.places, k=k)
         rows = np.zeros(len(index), dtype=np.bool_)
@@ -414,6 +423,7 @@ class ComparablesIndex:
         times: Floats | None = None,
         context: Floats | None = None,
         out: Floats | None = None,
+        found: list[Found] | None = None,
     ) -> Floats:
         """Return the comparables' features (n, q) of rows at `points` (n, d).
 
@@ -425,12 +435,13 @@ class ComparablesIndex:
             times: Shape (n,): when they are valued, in seconds; NaN, or None, is after all sales.
             context: Shape (n, c): their own; without it a row may find itself.
             out: Shape (n, q), a row's numbers side by side: where to write them; else a new array.
+            found: Gets the neighbours of few rows, where the kernel searches.
         """
         asked = self.asked(points, similar, times, context)
         if self._compact is not None:
-            found = self._compact.features(*asked, out)
-            if found is not None:
-                return found
+            made = self._compact.features(*asked, out, found)
+            if made is not None:
+                return made
         blocks = [self._features(*asked.take(rows)) for rows in _chunks(len(points))]
         return np.concatenate(blocks, out=out)
 

@@ -29,6 +29,7 @@ from tasador.features.encoders import (
     ratios,
 )
 from tasador.features.imputers import Imputer
+from tasador.features.neighbours_kernel import Found
 from tasador.features.plan import (
     ComparablesPlan,
     NumericFrame,
@@ -212,15 +213,30 @@ class FittedFeatures:
         """Leave the kernel's addresses to this process."""
         return {name: value for name, value in self.__dict__.items() if name != "_compact"}
 
-    def transform(self, X: Floats) -> Floats:
+    def transform(self, X: Floats, found: list[Found] | None = None) -> Floats:
         """Return the features (n, q) of encoded rows `X` (n, p).
 
         NaN only where the imputer leaves a gap to the model.
         n may be 1; the answer for a row does not depend on the rows beside it.
+
+        Args:
+            X: The rows.
+            found: Gets the rows' neighbours, as `neighbours` returns them, where they are few and
+                the kernel searches: who asks for them too need not search again.
         """
         filled = self.imputer.fill(X)
         compact = self._compact
-        return self._transform(X, filled) if compact is None else compact.transform(X, filled)
+        if compact is None:
+            return self._transform(X, filled)
+        return compact.transform(X, filled, found)
+
+    def neighbours(self, X: Floats) -> Found | None:
+        """Return the comparables of encoded rows `X` (n, p), None where there are none."""
+        if self.plan is None or self.index is None:
+            return None
+        frame = self.frame(X)
+        beside = self.beside_place(self.plan, X, frame)
+        return self.index.search(self.index.asked(self.plan.points(frame), *beside))
 
     def _transform(self, X: Floats, filled: Floats) -> Floats:
         """Return the features without the kernel."""

@@ -58,6 +58,21 @@ class Asked(NamedTuple):
         return Asked(*(None if values is None else values[rows] for values in self))  # type: ignore[arg-type]
 
 
+class Found(NamedTuple):
+    """The neighbours of rows.
+
+    Attributes:
+        places: Shape (n, d), or (n, d + 1) with dates: where the rows lie.
+        positions: Shape (n, 64) at most: the nearest training rows that inform them; the last is
+            repeated where there are fewer.
+        distances: Of the same shape: their distances; infinite where none informs a row.
+    """
+
+    places: Floats
+    positions: Positions
+    distances: Floats
+
+
 class _Index(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in (
@@ -137,6 +152,7 @@ class CompactIndex:
         limits: Positions | None = None,
         context: Floats | None = None,
         out: Floats | None = None,
+        found: list[Found] | None = None,
     ) -> Floats | None:
         """Return the features (n, q) of rows; None when that is left to numpy.
 
@@ -149,6 +165,7 @@ class CompactIndex:
             limits: Shape (n,): only training rows before this position inform them; None is all.
             context: Shape (n, c) where a row is not to inform itself, else None.
             out: Shape (n, q), a row's numbers side by side: where to write them; else a new array.
+            found: Gets the neighbours, where the rows are few enough to be searched at once.
 
         Raises:
             ValueError: The rows, or `out`, have another shape than the index.
@@ -158,13 +175,17 @@ class CompactIndex:
             return None
         n = len(points)
         result = np.empty((n, self.width)) if out is None else out
+        work: Floats | None = None
         if len(result) != n:
             raise ValueError("one row of features is needed for each point")
         asked = self._prepared(points, similar, limits, context)
         for start in range(0, n, _KERNEL_CHUNK):
             rows = slice(start, start + _KERNEL_CHUNK)
-            if self._find(asked.take(rows), result[rows]) is None:
+            work = self._find(asked.take(rows), result[rows])
+            if work is None:
                 return None
+        if found is not None and work is not None and n <= _KERNEL_CHUNK:
+            found.append(Found(points, *_neighbours_in(work, n)))
         return result
 
     def neighbours(
@@ -176,10 +197,7 @@ class CompactIndex:
     ) -> tuple[NDArray[np.int64], Floats] | None:
         """Return the 64 nearest rows that inform `points` (n, d): positions, distances (n, 64)."""
         work = self._find(self._prepared(points, similar, limits, context), None)
-        if work is None:
-            return None
-        index, distance = work[: 2 * points.shape[0] * _NEIGHBOURS].reshape(2, -1, _NEIGHBOURS)
-        return index.view(np.int64), distance
+        return None if work is None else _neighbours_in(work, len(points))
 
     def _prepared(
         self,
@@ -240,6 +258,12 @@ class CompactIndex:
         return work
 
 
+def _neighbours_in(work: Floats, n: int) -> tuple[NDArray[np.int64], Floats]:
+    """Return positions and distances (n, 64) of the array that `_find` gives."""
+    index, distance = work[: 2 * n * _NEIGHBOURS].reshape(2, n, _NEIGHBOURS)
+    return index.view(np.int64), distance
+
+
 def tree_of(points: Floats) -> cKDTree:
     """Return the k-d tree of points (n, d)."""
     # a quarter of a second to import, which commands that value nothing do without
@@ -257,15 +281,25 @@ def _cells(tree: Any, order: NDArray[np.int64]) -> NDArray[Any]:
         if parent >= 0:
             split, axis, less, greater, _ = cells[parent]
             children = (less, len(cells)) if is_greater else (len(cells), greater)
-            cells[parent] = (split, axis, *children, cells[parent][4])
-        earliest = int(order[node.start_idx : node.end_idx].min())
-        if node.split_dim < 0:
-            cells.append((0.0, -1, node.start_idx, node.end_idx, earliest))
+            cells[parent] = (split, axis, *children, 0)
+        axis = node.split_dim
+        if axis < 0:
+            cells.append((0.0, -1, node.start_idx, node.end_idx, 0))
             continue
-        cells.append((node.split, node.split_dim, 0, 0, earliest))
+        cells.append((node.split, axis, 0, 0, 0))
         waiting.append((node.greater, len(cells) - 1, True))
         waiting.append((node.lesser, len(cells) - 1, False))
-    return np.array(cells, dtype=_CELL)
+    found = np.array(cells, dtype=_CELL)
+    # leaves come in the order of their rows, and leave none out
+    leaves = found["axis"] < 0
+    earliest = np.zeros(len(found), np.int64)
+    earliest[leaves] = np.minimum.reduceat(order, found["less"][leaves])
+    least = earliest.tolist()
+    for cell in range(len(cells) - 1, -1, -1):
+        if cells[cell][1] >= 0:
+            least[cell] = min(least[cells[cell][2]], least[cells[cell][3]])
+    found["earliest"] = least
+    return found
 
 
 def _check(arrays: dict[str, NDArray[Any]], size: int, dimensions: int, similar: bool) -> None:

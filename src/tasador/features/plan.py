@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tasador.contract.model import Column, TableContract
 from tasador.features.comparables import FAR_NEIGHBOUR, REACH_QUANTILE, ComparablesIndex, Neighbours
+from tasador.features.neighbours_kernel import Found
 from tasador.settings.run import FeatureSettings
 
 Floats = NDArray[np.float64]
@@ -153,24 +154,23 @@ class ComparablesPlan:
     def support(
         self,
         index: ComparablesIndex,
-        points: Floats,
-        beside: tuple[Floats | None, Floats | None, Floats],
+        found: Found,
         coordinates: tuple[Column, Column] | None,
     ) -> tuple[NDArray[np.intp], Floats, str | None]:
         """Return what rows' estimates rest on.
 
         Args:
             index: The comparables.
-            points: Where the rows lie (n, d), in the scaled space.
-            beside: What else they are found by; see `FittedFeatures.beside_place`.
+            found: The rows' neighbours among them.
             coordinates: The contract's.
 
         Returns:
             How many comparables lie within reach, at most 64; how far the nearest one is, NaN where
             none informs the row; the unit: ``km`` for coordinates, None for the scaled space.
         """
-        count, nearest = index.within_reach(index.asked(points, *beside))
+        count, nearest = index.within_reach(found)
         there = index.points[nearest]
+        points = found.places[:, : there.shape[1]]  # without dates
         if coordinates is not None and self.near == tuple(column.name for column in coordinates):
             unit: str | None = "km"
             distance = _DEGREE_KM * np.sqrt(np.square(points - there).sum(axis=1))

@@ -214,17 +214,20 @@ class BatchScorer:
         found = np.empty((len(self._numbers), len(rows)))
         at, warnings = np.flatnonzero(~refused), dict[int, str]()
         silent: dict[int, str] = {}
+        restricted = self._limits.min_support > 0
         for part in _parts(len(rows)):
             own = order[part]
             if self._explain:
-                valued, parts = self.bundle.appraise_in_parts(rows[own], self._coverage)
+                valued, parts = self.bundle.appraise_in_parts(
+                    rows[own], self._coverage, support=restricted
+                )
                 found[3, own], found[4:, own] = self.bundle.explainer.base, parts.T
             else:
-                valued = self.bundle.appraise(rows[own], self._coverage)
+                valued = self.bundle.appraise(rows[own], self._coverage, support=restricted)
             found[:3, own] = valued.prediction, valued.lower, valued.upper
             fsd[own] = np.nan if valued.fsd is None else valued.fsd
             places = at[own]
-            silent |= {int(at[row]): why for row, why in self._no_value(rows, own, valued)}
+            silent |= {int(at[row]): why for row, why in self._no_value(own, valued)}
             warnings |= {int(places[row]): "; ".join(texts) for row, texts in valued.notes.items()}
         noted, reasons = _sparse(len(refused), warnings), _sparse(len(refused), silent)
         # zeros behind the mask: bytes of the file must not depend on what was in memory
@@ -244,17 +247,13 @@ class BatchScorer:
         values = [pa.array(column, mask=mask) for column in spread]
         return [*values, noted, *graded, reasons]
 
-    def _no_value(
-        self, rows: Floats, places: NDArray[np.intp], found: Appraised
-    ) -> Iterator[tuple[int, str]]:
-        """Give those `places` among `rows` that get no value, and why."""
+    def _no_value(self, places: NDArray[np.intp], found: Appraised) -> Iterator[tuple[int, str]]:
+        """Give those `places` that get no value, and why."""
         if found.fsd is None or self._limits == ServeLimits():
             return
-        support = None
-        if self._limits.min_support:
-            support = self.bundle.support(rows[places], found.outside)
         for i, size in enumerate(found.fsd.tolist()):
-            reason = no_value(size, None if support is None else support[i], self._limits)
+            support = None if found.support is None else found.support[i]
+            reason = no_value(size, support, self._limits)
             if reason is not None:
                 yield int(places[i]), reason
 

@@ -270,9 +270,18 @@ def vei(actual: Floats, predicted: Floats) -> float:
     median = float(np.median(ratio))
     if median <= 0:
         return float("nan")
-    order = np.lexsort((ratio, actual + predicted / median))
-    groups = np.array_split(ratio[order], 2 if n <= 50 else 4 if n <= 500 else 10)
-    return float(np.median(groups[-1]) - np.median(groups[0])) / median * 100
+    groups, value = 2 if n <= 50 else 4 if n <= 500 else 10, actual + predicted / median
+    fewest, more = divmod(n, groups)  # the first groups have one row more
+    low = _median_of_least(value, ratio, fewest + bool(more))
+    high = -_median_of_least(-value, -ratio, fewest)
+    return (high - low) / median * 100
+
+
+def _median_of_least(value: Floats, ratio: Floats, k: int) -> float:
+    """Return the median ratio of the `k` rows of least value; of equal values, of least ratio."""
+    last = np.partition(value, k - 1)[k - 1]
+    below, ties = ratio[value < last], ratio[value == last]
+    return float(np.median(np.concatenate([below, np.sort(ties)[: k - len(below)]])))
 
 
 _FEWEST_OF_VEI = 10

@@ -84,7 +84,9 @@ class JointRange:
 
     def _transformed(self, X: Floats) -> Floats:
         values = np.arcsinh((X.take(self.columns, axis=1) - self.centre) / self.scale)
-        result: Floats = np.nan_to_num(values, copy=False, nan=0.0, posinf=1e3, neginf=-1e3)
+        # nothing finite comes near the ends; for a single row `nan_to_num` costs five times as much
+        values[np.isnan(values)] = 0.0
+        result: Floats = np.minimum(np.maximum(values, -1e3, out=values), 1e3, out=values)
         return result
 
     def _remainders(self, X: Floats) -> Floats:

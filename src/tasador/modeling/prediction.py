@@ -129,6 +129,8 @@ class Appraised(NamedTuple):
         notes: By row, only for rows that have any: what their senders should know.
         fsd: Shape (n,): forecast standard deviations; None from older bundles.
         outside: Shape (n, p): which values are outside the training range; None where none is.
+        support: What the n estimates rest on; None where that was not asked for, without
+            comparables, and from older bundles.
     """
 
     prediction: Floats
@@ -137,6 +139,7 @@ class Appraised(NamedTuple):
     notes: dict[int, list[str]]
     fsd: Floats | None
     outside: NDArray[np.bool_] | None
+    support: list[Support] | None = None
 
 
 @dataclass(frozen=True, slots=True)

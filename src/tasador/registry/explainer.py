@@ -22,6 +22,7 @@ from tasador.core.clock import MONTH_S
 from tasador.core.errors import ValidationError
 from tasador.features import meaning
 from tasador.features.fitted import FittedFeatures, NearRow
+from tasador.features.neighbours_kernel import Found
 from tasador.features.plan import kilometres
 from tasador.modeling.prediction import (
     Adjustment,
@@ -131,20 +132,23 @@ class Explainer:
         self._parts = np.empty((0 if index is None else index.size, len(self.groups)))
         self._known = np.zeros(len(self._parts), np.bool_)
 
-    def support(self, X: Floats, outside: NDArray[np.bool_] | None) -> list[Support] | None:
+    def support(
+        self, X: Floats, outside: NDArray[np.bool_] | None, found: Found | None = None
+    ) -> list[Support] | None:
         """Return what the estimates of encoded rows (n, p) rest on; None without comparables.
 
         Args:
             X: The rows.
             outside: Shape (n, p): which values lie outside the training range; None for none.
+            found: Their neighbours where `features` have found them; None searches.
         """
         searched = self._searched
-        if searched.plan is None or searched.index is None:
+        if found is None or searched is not self._features:
+            found = searched.neighbours(X)
+        if found is None or searched.plan is None or searched.index is None:
             return None
-        frame = searched.frame(X)
-        points, beside = searched.plan.points(frame), searched.beside_place(searched.plan, X, frame)
         count, nearest, unit = searched.plan.support(
-            searched.index, points, beside, self._contract.coordinates
+            searched.index, found, self._contract.coordinates
         )
         unusual: list[tuple[str, ...]] = [()] * len(X)
         if outside is not None:

@@ -30,6 +30,7 @@ from tasador.core.errors import (
 )
 from tasador.core.input_checks import Expected, check_arrays, check_depth, read_arrays
 from tasador.features.fitted import FittedFeatures
+from tasador.features.neighbours_kernel import Found
 from tasador.modeling.confidence import ConfidenceModel, checked_coverage
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.errors import CoverageError
@@ -40,7 +41,6 @@ from tasador.modeling.prediction import (
     Explanation,
     Reasons,
     Reconciled,
-    Support,
     Valuation,
 )
 from tasador.modeling.target_transform import TargetTransform
@@ -99,12 +99,14 @@ class _Scored(NamedTuple):
         own: Shape (k,): positions of the rows that were trained on.
         half_widths: Shape (k,): half the width of their intervals, NaN for the bundle's own; None
             where it is the bundle's own throughout.
+        neighbours: What the features were made of, where that was kept.
     """
 
     Z: Floats
     score: Floats
     own: NDArray[np.intp]
     half_widths: Floats | None
+    neighbours: Found | None = None
 
 
 @dataclass(frozen=True)
@@ -233,16 +235,23 @@ class ModelBundle:
         found = self._valued(X, self._scored(X), None)
         return found.prediction, found.lower, found.upper
 
-    def appraise(self, X: Floats, coverage: float | None = None) -> Appraised:
+    def appraise(
+        self, X: Floats, coverage: float | None = None, *, support: bool = False
+    ) -> Appraised:
         """Value encoded rows as `value_arrays`, with what their senders should know, by row.
+
+        Args:
+            X: The rows.
+            coverage: Of their intervals; see `value`.
+            support: Whether to say what each estimate rests on.
 
         Raises:
             ValidationError: `coverage` cannot be had; see `value`.
         """
-        return self._appraised(X, self._scored(X), coverage)
+        return self._appraised(X, self._scored(X), coverage, support)
 
     def appraise_in_parts(
-        self, X: Floats, coverage: float | None = None
+        self, X: Floats, coverage: float | None = None, *, support: bool = False
     ) -> tuple[Appraised, Floats]:
         """Value encoded rows (n, p) as `appraise`, with their parts (n, groups) in money.
 
@@ -252,9 +261,11 @@ class ModelBundle:
         scored = self._scored(X)
         parts = self.contributions.of_rows(scored.Z)
         money = self.explainer.in_money(parts, scored.score, self.dates(X))
-        return self._appraised(X, scored, coverage), money
+        return self._appraised(X, scored, coverage, support), money
 
-    def _appraised(self, X: Floats, scored: _Scored, coverage: float | None) -> Appraised:
+    def _appraised(
+        self, X: Floats, scored: _Scored, coverage: float | None, support: bool
+    ) -> Appraised:
         found = self._valued(X, scored, coverage)
         notes = self._range.notes(X)
         for row in scored.own.tolist():
@@ -263,8 +274,10 @@ class ModelBundle:
             for row, note in self.features.far_notes(X, np.flatnonzero(found.far)).items():
                 notes.setdefault(row, []).append(f"{note}: {self._far_interval}")
         return Appraised(
-            found.prediction, found.lower, found.upper, notes, found.fsd, found.outside
-        )
+            found.prediction, found.lower, found.upper, notes, found.fsd, found.outside,
+            self.explainer.support(X, found.outside, scored.neighbours)
+            if support and self.confidence is not None else None,
+        )  # fmt: skip
 
     def check_coverage(self, coverage: float | None) -> float:
         """Return the coverage of the intervals that are made when `coverage` is asked for.
@@ -278,13 +291,6 @@ class ModelBundle:
         if self.confidence is None:
             raise CoverageError.fixed(usual, coverage)
         return checked_coverage(coverage)
-
-    def support(self, X: Floats, outside: NDArray[np.bool_] | None) -> list[Support] | None:
-        """Return what the estimates of encoded rows (n, p) rest on.
-
-        None without comparables, and for older bundles. `outside` is what `appraise` says of them.
-        """
-        return None if self.confidence is None else self.explainer.support(X, outside)
 
     def _outside(self, X: Floats, confidence: ConfidenceModel) -> NDArray[np.bool_] | None:
         """Return which values (n, p) lie outside the training range; None where none does.
@@ -311,10 +317,12 @@ class ModelBundle:
         )
 
     def _scored(self, X: Floats) -> _Scored:
-        Z = self.features.transform(X)
+        kept: list[Found] = []
+        Z = self.features.transform(X, kept)
+        near = kept[0] if kept else None
         score = self.model.predict(Z)
         if self.training_rows is None:
-            return _Scored(Z, score, _NO_ROWS, None)
+            return _Scored(Z, score, _NO_ROWS, None, near)
         own, places = self.training_rows.find(X)
         half = None
         if len(own):
@@ -322,7 +330,7 @@ class ModelBundle:
             score[own] = self.training_rows.scores[places]
             if self.training_rows.half_widths is not None:
                 half = self.training_rows.half_widths[places]
-        return _Scored(Z, score, own, half)
+        return _Scored(Z, score, own, half, near)
 
     def _valued(self, X: Floats, scored: _Scored, coverage: float | None) -> _Valued:
         Z, score = scored.Z, scored.score
@@ -366,7 +374,7 @@ class ModelBundle:
         self, X: Floats, scored: _Scored, coverage: float | None = None
     ) -> list[Valuation]:
         version, unit, held = self.version, self.contract.target.unit, self.check_coverage(coverage)
-        found = self._appraised(X, scored, coverage)
+        found = self._appraised(X, scored, coverage, support=True)
         columns = (found.prediction, found.lower, found.upper)
         estimates, lower, upper = (array.tolist() for array in columns)
         notes = [tuple(found.notes.get(i, ())) for i in range(len(X))]
@@ -375,7 +383,7 @@ class ModelBundle:
                 Valuation(estimate, lower[i], upper[i], held, version, unit, notes[i])
                 for i, estimate in enumerate(estimates)
             ]
-        sizes, support = found.fsd.tolist(), self.support(X, found.outside)
+        sizes, support = found.fsd.tolist(), found.support
         graded = self.confidence.graded(sizes)
         return [
             Valuation(

@@ -294,9 +294,8 @@ class Predictor:
 
     def predict(self, X: Floats, coverage: float | None = None) -> Predictions:
         """Value encoded rows (n, p) that `check` accepts."""
-        found = self.bundle.appraise(X, coverage)
+        found = self.bundle.appraise(X, coverage, support=True)
         columns = (found.prediction, found.lower, found.upper)
         prediction, lower, upper = (column.tolist() for column in columns)
         fsd = None if found.fsd is None else found.fsd.tolist()
-        support = self.bundle.support(X, found.outside)
-        return Predictions(prediction, lower, upper, found.notes, fsd, support)
+        return Predictions(prediction, lower, upper, found.notes, fsd, found.support)

@@ -27,7 +27,15 @@ from tasador.data.sources import read_stored
 from tasador.data.table import Part, ValidatedTable
 from tasador.features.pipeline import FeaturePipeline
 from tasador.metrics.ratio_study import rival_figures
-from tasador.metrics.regression import Estimate, all_metrics, cod, label, prd, relative_errors
+from tasador.metrics.regression import (
+    Estimate,
+    all_metrics,
+    cod,
+    label,
+    median_ratio,
+    prd,
+    relative_errors,
+)
 from tasador.modeling.confidence import ConfidenceModel, JointRange
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.target_transform import TargetTransform
@@ -53,7 +61,11 @@ _MONTHS = {"month": 1, "quarter": 3, "year": 12}
 #: Fewer sales before an origin say too little, and fewer after it measure nothing.
 _FEWEST_BEFORE, _FEWEST_AFTER = 200, 5
 _COUNTED = ("median_ape", "mape", "within_10")
-_TITLES = {"median_ratio": "median ratio", "coverage": "coverage"}
+_TITLES = {
+    "median_ratio": "median ratio",
+    "median_ratio_level_kept": "median ratio, level kept",
+    "coverage": "coverage",
+}
 
 
 @dataclass(frozen=True)
@@ -64,9 +76,10 @@ class Origin:
         name: The span, e.g. ``2013`` or ``2013-07``.
         rows: Number of its sales.
         known: Number of sales before it.
-        metrics: median_ape, mape, within_10 (percent); median_ratio, cod, prd; coverage in [0, 1],
-            that of the interval as it would have been served; NaN where a bundle without a model
-            of the errors' size lacks at the origin what scales its interval.
+        metrics: median_ape, mape, within_10 (percent); median_ratio, and the same without the
+            trend beyond the origin (`median_ratio_level_kept`); cod, prd; coverage in [0, 1], that
+            of the interval as it would have been served; NaN where a bundle without a model of the
+            errors' size lacks at the origin what scales its interval.
         baseline: The median APE of the plain LightGBM at the same origin, in percent.
         difference: By how much the model's median APE exceeds that, with its 95% interval by
             paired bootstrap.
@@ -159,7 +172,7 @@ def value_spans(
         before = every.take(np.flatnonzero(dates < start))
         rows = np.flatnonzero((dates >= start) & (dates < end))
         part = every.take(rows)
-        estimate, plain, coverage = _valued(bundle, settings, before, part)
+        estimate, kept, plain, coverage = _valued(bundle, settings, before, part)
         price = part.y[part.y > 0]
         pair = (
             100.0 * relative_errors(price, estimate[part.y > 0]),
@@ -171,7 +184,7 @@ def value_spans(
             name,
             len(part),
             len(before),
-            _metrics(part.y, estimate, coverage),
+            _metrics(part.y, estimate, kept, coverage),
             all_metrics(part.y, plain)["median_ape"],
             difference,
             {one.name: one.levelled["median_ape"] for one in known if one.figures},
@@ -204,10 +217,11 @@ def _rivals(bundle: ModelBundle, tables: Path, part: Part) -> dict[str, Floats]:
     return rival_values(bundle.contract, part, frame)
 
 
-def _metrics(price: Floats, estimate: Floats, coverage: float) -> dict[str, float]:
-    metrics, paid = all_metrics(price, estimate), price > 0
+def _metrics(price: Floats, estimate: Floats, kept: Floats, coverage: float) -> dict[str, float]:
+    metrics = all_metrics(price, estimate)
     return {name: metrics[name] for name in _COUNTED} | {
-        "median_ratio": float(np.median(estimate[paid] / price[paid])),
+        "median_ratio": median_ratio(price, estimate),
+        "median_ratio_level_kept": median_ratio(price, kept),
         "cod": cod(price, estimate),
         "prd": prd(price, estimate),
         "coverage": coverage,
@@ -263,13 +277,19 @@ class _Average(Regressor):
 
 def _valued(
     bundle: ModelBundle, settings: RunSettings, known: Part, asked: Part
-) -> tuple[Floats, Floats, float]:
+) -> tuple[Floats, Floats, Floats, float]:
     """Fit on the sales that are `known` at an origin and value those `asked` for.
 
-    Returns their estimates (n,), those of the plain LightGBM, and the share of intervals that hold.
+    Returns their estimates (n,), the same at the level of the last known sales, those of the plain
+    LightGBM, and the share of intervals that hold.
     """
     served = as_of(bundle, settings, known)
     estimate, low, high = served.value_arrays(asked.X)
+    kept, trend = estimate, served.target.trend
+    if trend is not None:
+        level = replace(trend, level=trend.level - trend.level[-1])
+        dates = asked.X[:, bundle.contract.timestamp_position]
+        kept = replace(served.target, trend=level).at_newest_level(estimate, dates)
     coverage = float(np.mean((low <= asked.y) & (asked.y <= high)))
     if bundle.confidence is None and _interval(bundle, served.features.names) is None:
         coverage = float("nan")
@@ -278,7 +298,7 @@ def _valued(
     bare, Z = _pipeline(bundle, settings, comparables=False).fit_transform(known.X, target)
     chosen, seed = family(BASELINE_FAMILY), settings.seed
     model = fit_model(chosen, BASELINE_PARAMS, Z, bare.kinds, target, seed, 1, weight)
-    return estimate, plain.inverse(chosen.predict(model, bare.transform(asked.X))), coverage
+    return estimate, kept, plain.inverse(chosen.predict(model, bare.transform(asked.X))), coverage
 
 
 def as_of(bundle: ModelBundle, settings: RunSettings, known: Part) -> ModelBundle:

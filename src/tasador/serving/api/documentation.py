@@ -161,8 +161,8 @@ def _refuse(
         elif status == "422":  # FastAPI's own
             del responses[status]
     bodies = operation.get("requestBody", {}).get("content", {})
-    common = [] if path in PROBES else list(_ALWAYS)
-    common += ["unauthorised"] if "security" in operation else []
+    # a wrong key is refused also where none is needed
+    common = [] if path in PROBES else [*_ALWAYS, "unauthorised"]
     common += ["forbidden"] if path.startswith(ADMIN) else []
     common += list(_OF_BODIES) if bodies else []
     common += list(_OF_JSON) if "application/json" in bodies else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,9 +87,11 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     choice = choose_final(run, made)
     cv, random_cv = choice.cv, choice.random_cv
     spatial_cv = spatial_cross_validation(run, made, choice)
-    evaluated = fit_final(run, made, choice)
+    with ThreadPoolExecutor(1) as beside:  # both take one core
+        expected = beside.submit(expected_errors, run, made, cv, spatial_cv)
+        evaluated = fit_final(run, made, choice)
+        learnt = expected.result()
     interval = interval_of(run, made, cv, spatial_cv)
-    learnt = expected_errors(run, made, cv, spatial_cv)
     confidence = None if learnt is None else learnt[0]
     report = evaluate_model(
         run, made, evaluated.onnx, interval, cv, random_cv, spatial_cv, confidence
