@@ -295,13 +295,14 @@ def cold_start(workspace: Path, folder: Path) -> tuple[float, float, float]:
                     time.sleep(0.01)
             seconds.append(time.monotonic() - started)
             time.sleep(2.0)
-            resident = _resident(process.pid)
+            ready = resident(process.pid)
             load(target, 5)
-            loaded = _resident(process.pid)
-    return statistics.median(seconds), resident, loaded
+            loaded = resident(process.pid)
+    return statistics.median(seconds), ready, loaded
 
 
-def _resident(pid: int) -> float:
+def resident(pid: int) -> float:
+    """Return the MB of a process that are in memory."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
 

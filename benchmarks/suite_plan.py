@@ -41,6 +41,11 @@ SECTIONS = {
         "(`segregate.method=random`), as published figures are; by default a row's side is "
         "decided by what it holds."
     ),
+    "The first hour": (
+        "What a newcomer waits for who has a copy of the repository, a Python with the pip that "
+        "it bundles and no uv: [the first valuation](../tutorial/first-valuation.md), and "
+        "[a server](../how-to/deploy.md) as the documentation installs it."
+    ),
     "Accuracy": (
         "The default table, split 80/20 at random with seed 42, as the reference pipeline does. "
         "Every method gets the training part as a file, and the test part without its prices; it "
@@ -128,6 +133,12 @@ SECTIONS = {
         "the same house). openavmkit's values are as of the last day that it knows, as an "
         "assessor's roll is; the others get the day of the sale."
     ),
+    "Confidence": (
+        "Rows that no step has seen: how often the error stays within the forecast standard "
+        "deviation (FSD), which is to hold 68% of the errors of all rows (within 2 points) and of "
+        "each class (within 4), how often intervals hold the price, and what valuing fewer rows "
+        "is worth. [What confidence is](../how-to/confidence.md)."
+    ),
     "What refitting in the API costs": (
         "[Why the fitted state is shipped](why-not-synthetic-kmeans.md)."
     ),
@@ -157,6 +168,8 @@ def _one(
 BENCHMARKS = (
     _one("main_job", "The main job", "time, memory, accuracy and repeatability of the default run",
          "main_job", "main_job", 8),
+    _one("first_hour", "The first hour", "install, first run, first valuation, a server",
+         "first_hour", "first_hour --small", 8, needs=("make", "git")),
     _one("accuracy", "Accuracy", "tasador's quick profile and the reference's own method",
          "accuracy_peers --methods tasador reference --workspace {workspace}",
          "accuracy_peers --methods tasador reference --rows 2000 --workspace {workspace}", 2),
@@ -231,6 +244,8 @@ BENCHMARKS = (
          "valuation_peers",
          "valuation_peers --rows 800 --methods tasador lightgbm --settings sweep.trials=2", 45,
          limit_s=14_400.0),
+    _one("confidence", "Confidence", "promised and kept, on three tables", "confidence",
+         "confidence --tables california --rows 3000 --settings sweep.trials=2", 15),
     _one("synthetic_kmeans", "What refitting in the API costs", "labels and errors",
          "synthetic_kmeans", "synthetic_kmeans", 1, keeps=False),
 )  # fmt: skip

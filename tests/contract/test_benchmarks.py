@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "benchmarks"
 SLEEP = "import time; time.sleep(600)"
 LONG = ("grid_search", "growth_rows", "million_rows", "many_columns", "diamonds",
-        "mixed_load", "tables", "valuation_peers")  # fmt: skip
+        "mixed_load", "tables", "valuation_peers", "confidence")  # fmt: skip
 HOUSING = ("longitude", "latitude", "housing_median_age", "total_rooms", "total_bedrooms",
            "population", "households", "median_income", "ocean_proximity")  # fmt: skip
 
@@ -491,3 +493,88 @@ def test_a_peer_is_measured_and_stopped_in_time(tmp_path: Path) -> None:
     stopped = run_measured([sys.executable, "-c", child], tmp_path, 1.0)
     assert stopped.problem == "stopped after 1 s"
     assert stopped.seconds < 60.0
+
+
+def test_a_report_of_a_valuation_is_timed_as_page_and_as_pdf(confident_bundle: Any) -> None:
+    import appraise
+
+    rows = [{"lon": -3.5, "lat": 40.5, "income": 3.0, "rooms": 4, "area": area, "kind": "flat"}
+            for area in (60.0, 90.0)]  # fmt: skip
+    page = appraise.in_process(confident_bundle, rows, "html")
+    assert page(0).lstrip().startswith(b"<!doctype html>")
+    assert page(0) == page(2) != page(1)
+    assert appraise.in_process(confident_bundle, rows, "pdf")(0).startswith(b"%PDF")
+    p50, p99 = appraise.spent(lambda _: time.sleep(0.002), 20)
+    assert 2.0 <= p50 <= p99
+
+
+def test_promises_of_confidence_are_counted_by_class_tenth_segment_and_hit_rate() -> None:
+    import confidence
+
+    n = 4000
+    error = np.tile(np.linspace(0.005, 0.995, 100), n // 100)
+    high = np.arange(n) < n // 2
+    found = confidence.Valued(
+        np.arange(1.0, n + 1.0), np.where(high, 0.12, 0.68), error, np.where(high, "H", "L"),
+        np.where(np.arange(n) < 100, "few", "many"), {0.9: error < 0.9, 0.5: error < 0.4},
+    )  # fmt: skip
+    by_class = {name: figures for name, *figures in confidence.classes(found)}
+    assert list(by_class) == ["all", "H", "L"]
+    assert by_class["L"] == pytest.approx([n / 2, 50.0, 68.0, 10.0])
+    assert by_class["H"][2] == pytest.approx(12.0)
+    assert [goal.reached for goal in confidence.goals_of("t", found)] == [False, False, True]
+    assert [name for name, _ in confidence.groups(found)][-2:] == ["tenth 10", "many"]
+    assert all(rows.sum() == n // 10 for name, rows in confidence.groups(found)
+               if name.startswith("tenth"))  # fmt: skip
+    whole, *_, half = confidence.hit_rates(found)
+    assert whole == pytest.approx((100.0, 0.68, 50.0, 10.0))
+    assert half[:2] == pytest.approx((50.0, 0.12))
+
+
+def test_intervals_of_the_command_are_held_against_the_prices(
+    tmp_path: Path, confident_bundle: Any, house_rows: tuple[np.ndarray, np.ndarray]
+) -> None:
+    import pandas as pd
+
+    import confidence
+    from tables import Split
+
+    shutil.copytree(confident_bundle.folder, tmp_path / "workspace" / "bundles" / "houses")
+    X, price = house_rows[0][:200], house_rows[1][:200]
+    names = ["lon", "lat", "income", "rooms", "area", "kind"]
+    rows = pd.DataFrame(X, columns=names).astype({"kind": int})
+    rows["kind"] = rows["kind"].map(dict(enumerate(("flat", "house", "villa"))))
+    rows.loc[0, "area"] = -1.0  # refused, so that it has no value
+    test = tmp_path / "test.csv"
+    rows.to_csv(test, index=False)
+    found = confidence.values(tmp_path, Split(test, test, price, 1.0), rows["kind"].tolist())
+    own = confident_bundle.appraise(X[1:])
+    assert found.estimate == pytest.approx(own.prediction)
+    assert found.error == pytest.approx(abs(own.prediction - price[1:]) / price[1:])
+    assert found.segment.tolist() == rows["kind"].tolist()[1:]
+    wide, _, narrow = (found.inside[promise] for promise in (0.9, 0.8, 0.5))
+    assert (wide == ((own.lower <= price[1:]) & (price[1:] <= own.upper))).all()
+    assert narrow.sum() < wide.sum()
+    assert (wide | ~narrow).all()
+
+
+def test_the_first_hour_has_no_uv_and_ends_with_what_a_step_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import first_hour
+
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "uv").touch()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    monkeypatch.setenv("VIRTUAL_ENV", "/somewhere")
+    env = first_hour.bare_environment(tmp_path, cached=False)
+    assert env["PATH"] == f"/usr/bin{os.pathsep}/bin"
+    assert "VIRTUAL_ENV" not in env
+    assert env["UV_CACHE_DIR"] == str(tmp_path / "cache")
+    assert "UV_CACHE_DIR" not in first_hour.bare_environment(tmp_path, cached=True)
+    user = first_hour.Newcomer(tmp_path, env)
+    user.step("count", ["sh", "-c", "echo x >> counted"], times=4)
+    assert (tmp_path / "counted").read_text() == "x\n" * 4
+    assert [title for title, _ in user.steps] == ["count"]
+    with pytest.raises(SystemExit, match="no such table"):
+        user.step("fail", ["sh", "-c", "echo no such table >&2; exit 3"])

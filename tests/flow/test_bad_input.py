@@ -187,6 +187,7 @@ def test_a_name_that_no_command_line_could_carry_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["flats.csv"]
 
 
+@pytest.mark.no_cover
 def test_a_file_named_like_a_number_gets_a_name_that_runs(tasador: Run, tmp_path: Path) -> None:
     (tmp_path / "2024.csv").write_text(as_csv(columns()))
     code, out, _ = tasador("init", "2024.csv", "--target", "price")
@@ -378,6 +379,7 @@ def bundle_of(project: Path) -> Path:
     return min(manifests, key=lambda path: path.stat().st_mtime).parent  # the real table's
 
 
+@pytest.mark.no_cover
 def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(
     tasador: Run, trained: Path, tmp_path: Path
 ) -> None:
@@ -415,6 +417,7 @@ def _metrics(project: Path) -> bytes:
     return min((project / "workspace" / "runs").glob("*/metrics.json")).read_bytes()
 
 
+@pytest.mark.no_cover
 def test_a_synthetic_model_does_not_take_the_place_of_a_real_one(
     tasador: Run, trained: Path
 ) -> None:

@@ -49,6 +49,7 @@ def test_a_table_with_dates_is_trained_reviewed_and_valued(project: Path) -> Non
 
 
 @pytest.mark.parametrize("dated", [True, False])
+@pytest.mark.no_cover
 def test_a_training_row_is_known_again_where_its_date_says_which_thing_it_is(
     project: Path, dated: bool
 ) -> None:

@@ -146,6 +146,7 @@ def test_a_direction_that_cannot_be_kept_is_refused_before_the_run(
         assert words in err
 
 
+@pytest.mark.no_cover
 def test_a_search_without_a_family_that_keeps_to_it_says_so(project: Path) -> None:
     words = [w for w in SMALL if not w.startswith("selection.families=")]
     words += ["selection.families={ridge:{alpha:[1.0]}}", "~selection.families.lightgbm"]
@@ -154,6 +155,7 @@ def test_a_search_without_a_family_that_keeps_to_it_says_so(project: Path) -> No
     assert "none of ridge can keep estimates monotone" in err
 
 
+@pytest.mark.no_cover
 def test_models_per_class_are_shipped_where_they_pay_and_keep_to_what_is_asked(
     tmp_path: Path,
 ) -> None:

@@ -293,6 +293,7 @@ def test_a_backtest_values_each_span_by_what_was_known_before(project: Path) -> 
     assert max(map(len, listed.splitlines())) <= 80
 
 
+@pytest.mark.no_cover
 def test_a_backtest_counts_what_the_intervals_that_are_served_hold(project: Path) -> None:
     (folder,) = (project / "workspace" / "bundles").iterdir()
     bundle, tables = load_bundle(folder, trusted=None), project / "workspace" / "data"

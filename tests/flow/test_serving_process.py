@@ -88,6 +88,7 @@ def recorded(workspace: Path) -> list[str]:
         return [row[0] for row in database.execute("SELECT id FROM records")]
 
 
+@pytest.mark.no_cover
 def test_what_was_acknowledged_is_recorded_once_however_often_the_server_is_killed(server) -> None:
     server.start()
     server.wait()
@@ -106,6 +107,7 @@ def test_what_was_acknowledged_is_recorded_once_however_often_the_server_is_kill
 
 
 def test_a_stopped_server_finishes_what_is_under_way_and_flushes(server) -> None:
+    server.measured = True
     server.start()
     server.wait()
     with Load(server.url) as load:
@@ -212,6 +214,7 @@ def test_the_limits_of_rates_and_of_wrong_keys_hold_over_two_workers(server) -> 
 
 def test_several_workers_share_the_port_the_database_and_the_counters(server) -> None:
     server.variables = {"TASADOR_SERVER__WORKERS": "2"}
+    server.measured = True
     server.start()
     server.wait()
     with Load(server.url) as load:
@@ -281,6 +284,7 @@ def test_deep_health_names_every_dependency_and_each_that_died(server, tmp_path)
     redis = Redis(tmp_path)
     try:
         server.variables = {"TASADOR_CACHE__KIND": "redis", "TASADOR_CACHE__URL": redis.url}
+        server.measured = True
         server.start()
         server.wait()
         well = deep(server)
@@ -346,6 +350,7 @@ def test_every_line_is_json_while_a_source_is_down_and_requests_are_refused(
             "TASADOR_SERVER__LOG_LEVEL": "DEBUG",
             "PYTHONWARNINGS": "default",
         }
+        server.measured = True
         server.start()
         server.wait()
         httpx.get(server.url + "/nowhere")
@@ -497,6 +502,7 @@ def test_a_service_under_a_path_answers_there_and_its_refusals_lead_there(server
 
 
 def test_a_record_says_what_was_asked_and_answered(server) -> None:
+    server.measured = True
     server.start()
     server.wait()
     body = {"instances": [{**ROW, "rooms": None}]}

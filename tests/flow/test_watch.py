@@ -87,6 +87,7 @@ def watcher(server: Server, **changes: object) -> Watcher:
     return Watcher(settings, SourceSettings(local=str(server.bundle)), server.records_url)
 
 
+@pytest.mark.no_cover
 def test_drift_and_worse_answers_raise_alerts_that_end_when_the_world_is_back(
     server, table
 ) -> None:
@@ -137,6 +138,7 @@ def narrowed(settings: WatchSettings, seconds: float) -> WatchSettings:
     return replace(settings, window_s=seconds)
 
 
+@pytest.mark.no_cover
 def test_a_second_watcher_waits_and_takes_over(server) -> None:
     first, second = watcher(server), watcher(server)
     try:
@@ -201,6 +203,7 @@ def test_prometheus_reads_the_last_verdict(server, table) -> None:
     assert values["tasador_alert_routes"] == "0.0"
 
 
+@pytest.mark.no_cover
 def test_the_service_says_whom_the_watchers_notices_reach(server) -> None:
     client = ApiClient(server.url)
     for routes, reach in (
@@ -357,6 +360,7 @@ def test_a_service_that_does_not_answer_is_named() -> None:
         ApiClient("file:///etc/passwd").model_info()
 
 
+@pytest.mark.no_cover
 def test_the_command_monitors_what_was_recorded(server, table, tmp_path, monkeypatch) -> None:
     simulate(
         Simulation("inflation", rows=ROWS, phases=("usual",)), ApiClient(server.url), table=table

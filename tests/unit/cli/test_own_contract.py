@@ -31,6 +31,7 @@ def project(folder: Path, contract: str, *names: str) -> Path:
     return folder
 
 
+@pytest.mark.no_cover
 def test_a_run_takes_the_only_contract_of_the_project(tmp_path, contract):
     code, out, err = run_here(project(tmp_path, contract, "towers"), "run", *STEPS)
     assert code == 0, out + err

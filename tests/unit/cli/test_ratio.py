@@ -122,6 +122,7 @@ def test_texts_of_money_workbooks_and_parquet_give_the_same_study(folder: Path) 
 
 
 @pytest.mark.parametrize(("language", "words"), [("en", "not met"), ("es", "no cumple")])
+@pytest.mark.no_cover
 def test_the_page_is_complete_and_in_its_language(folder: Path, language: str, words: str) -> None:
     code, out, err = run_here(
         folder, *WORDS, "--against", "roll", "--by", "district", "--html", "a.html",

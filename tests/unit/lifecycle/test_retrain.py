@@ -126,6 +126,7 @@ def request(**changes) -> RetrainRequest:
     return dataclasses.replace(plain, **changes)
 
 
+@pytest.mark.no_cover
 def test_a_model_is_retrained_on_outcomes_and_is_better_on_the_new_market(workspace):
     with opened(Place(workspace, actor="ana")) as lifecycle:
         record(lifecycle, houses(3000, seed=20, inflation=1.4))
@@ -185,6 +186,7 @@ def test_a_retrain_that_fails_leaves_the_champion_and_says_why(workspace, monkey
         assert "cool-down" in held.decision.obstacles[0]
 
 
+@pytest.mark.no_cover
 def test_a_retrained_model_that_does_not_pass_the_gates_gets_no_place(workspace):
     strict = dataclasses.replace(RELAXED, error_margin=-0.9)
     with opened(Place(workspace, actor="ana")) as lifecycle:
@@ -203,6 +205,7 @@ def gates_check(done):
     return next(one for one in done.decision.checks if one.name == "rows for the gates")
 
 
+@pytest.mark.no_cover
 def test_with_too_few_rows_for_the_gates_nothing_is_trained_and_nothing_cools_down(
     workspace, house_contract
 ):
@@ -235,6 +238,7 @@ def test_with_too_few_rows_for_the_gates_nothing_is_trained_and_nothing_cools_do
         assert "cool-down" in held.decision.obstacles[0]
 
 
+@pytest.mark.no_cover
 def test_what_is_counted_before_a_training_is_what_the_gates_get_after_it(workspace):
     with opened(Place(workspace, actor="ana")) as lifecycle:
         record(lifecycle, houses(700, seed=20))
@@ -252,6 +256,7 @@ def test_what_is_counted_before_a_training_is_what_the_gates_get_after_it(worksp
         assert "0 of them among the champion's training rows" in rows.note
 
 
+@pytest.mark.no_cover
 def test_a_champion_of_a_random_split_leaves_rows_to_compare_its_successor_on(
     house_contract, tmp_path
 ):
@@ -314,6 +319,7 @@ def test_a_watcher_that_is_stopped_while_it_trains_ends_at_once_and_notes_it(wor
         assert lifecycle.versions.aliases()["champion"] == "1"
 
 
+@pytest.mark.no_cover
 def test_looks_at_the_same_rows_are_one_window_and_the_exit_code_says_what_would_happen(
     workspace,
 ):

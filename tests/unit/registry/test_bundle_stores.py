@@ -42,6 +42,7 @@ def location(request, tmp_path) -> str:
 
 
 @quiet
+@pytest.mark.no_cover
 def test_what_is_published_is_fetched_anywhere(location, real_bundle, newer_bundle, tmp_path):
     with pytest.raises(NothingOfferedError, match="nothing is published at"):
         read_pointer(location, deadline=soon(), patience=PATIENCE)

@@ -174,6 +174,7 @@ def test_whatever_goes_wrong_while_loading_is_a_refusal_with_its_cause(
         load_bundle(bundle_folder)
 
 
+@pytest.mark.no_cover
 def test_a_running_model_goes_on_and_a_refused_bundle_is_not_fetched_again(
     real_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

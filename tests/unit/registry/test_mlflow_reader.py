@@ -62,6 +62,7 @@ def test_what_is_not_there_is_nothing_offered(registry_server, real_bundle):
             reader.locate(OfferedVersion("absent", "1", "r"), soon(60))
 
 
+@pytest.mark.no_cover
 def test_an_embedded_registry_s_bundle_is_fetched_without_mlflow(real_bundle, tmp_path):
     from tasador.registry.mlflow.registration import MlflowRun
     from tasador.registry.mlflow.registry import register_bundle

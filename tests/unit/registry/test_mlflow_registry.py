@@ -318,6 +318,7 @@ def test_the_pages_of_a_run_and_its_version_have_an_address_where_a_server_has_o
     assert page_links("sqlite:///workspace/mlflow.db", MODEL, "1", ("1", "e4c0")) == ()
 
 
+@pytest.mark.no_cover
 def test_up_names_the_page_of_each_models_champion_or_newest_version(
     bundle_folder: Path, uri: str, workspace: Path, run: MlflowRun
 ) -> None:
@@ -479,6 +480,7 @@ def test_a_bundle_tampered_with_in_the_registry_is_refused_when_downloaded(
     assert not list(workspace.glob(".download-*"))
 
 
+@pytest.mark.no_cover
 def test_nothing_of_mlflow_reaches_the_terminal_and_no_setting_leaks(
     bundle_folder: Path, tmp_path: Path, run: MlflowRun, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,6 +88,7 @@ def loading(rows: Path, out: Path) -> list[list[str]]:
     ]
 
 
+@pytest.mark.no_cover
 def test_every_command_refuses_what_no_trusted_key_signed(
     tasador, workspace: Path, rows: Path, tmp_path: Path, monkeypatch
 ) -> None:

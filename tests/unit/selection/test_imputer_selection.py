@@ -89,6 +89,7 @@ def test_each_column_gets_what_restores_it_and_noise_gets_the_cheapest():
     assert beds.unmasked is not None
 
 
+@pytest.mark.no_cover
 def test_the_comparison_is_the_same_for_the_same_seed_and_never_changes_the_rows():
     rows = part()
     before = rows.X.copy()

@@ -104,6 +104,7 @@ def test_a_model_that_splits_on_codes_is_exported_with_its_sets(part: Part, fold
     assert chosen.export(model).predict(rows) == pytest.approx(chosen.predict(model, rows), 1e-12)
 
 
+@pytest.mark.no_cover
 def test_the_baseline_sees_the_tables_own_columns_only(part: Part) -> None:
     folds = folds_of(part, comparables=True)
     chosen, fold = family("lightgbm"), folds[0]
@@ -117,6 +118,7 @@ def test_the_baseline_sees_the_tables_own_columns_only(part: Part) -> None:
 
 
 @pytest.mark.parametrize("by_place", [True, False])
+@pytest.mark.no_cover
 def test_comparables_are_kept_where_place_decides_and_dropped_where_it_says_nothing(
     by_place: bool,
 ) -> None:

@@ -67,6 +67,7 @@ def raced(part: Part, folds: list[Fold]) -> SearchResult:
     return search(part, folds)
 
 
+@pytest.mark.no_cover
 def test_the_winner_and_its_scores_are_those_of_the_exact_search(
     part: Part, folds: list[Fold], raced: SearchResult
 ) -> None:
@@ -92,6 +93,7 @@ def test_what_cannot_win_is_given_up_while_it_grows_and_the_reason_is_kept(
     assert all(c.seconds > 0 for c in raced.candidates if c.family == "random_forest")
 
 
+@pytest.mark.no_cover
 def test_an_interrupted_race_goes_on_to_the_same_end(
     part: Part, folds: list[Fold], raced: SearchResult, tmp_path: Path
 ) -> None:

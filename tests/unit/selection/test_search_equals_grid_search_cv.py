@@ -166,6 +166,7 @@ def folds_of(part: Part, *, comparables: bool) -> list[Fold]:
 
 
 @pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.no_cover
 def test_the_scores_and_the_winner_are_those_of_grid_search_cv(name: str, part: Part) -> None:
     theirs = sklearns(name, part, comparables=False).cv_results_
     result = ours(name, folds_of(part, comparables=False), part)

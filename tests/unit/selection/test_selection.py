@@ -238,6 +238,7 @@ def test_a_wrong_grid_is_named_before_anything_is_fitted(part: Part) -> None:
 
 
 @pytest.mark.parametrize("name", ["ridge", "lightgbm", "random_forest"])
+@pytest.mark.no_cover
 def test_a_sweep_starts_at_the_winner_is_never_worse_and_repeats(
     part: Part, folds: list[Fold], name: str
 ) -> None:

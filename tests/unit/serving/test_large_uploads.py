@@ -91,6 +91,7 @@ def with_page_size(content: bytes, old: int, new: int) -> bytes:
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.no_cover
 def test_a_small_parquet_file_that_expands_to_gigabytes_costs_no_memory(
     server: Server, name: str
 ) -> None:
@@ -141,6 +142,7 @@ def test_a_footer_of_too_many_columns_is_refused_before_arrow_reads_it(server: S
 
 
 @pytest.mark.parametrize("name", ["no line end", "long cells", "a quote without end"])
+@pytest.mark.no_cover
 def test_csv_without_line_ends_or_with_long_cells_is_read_in_pieces(
     server: Server, name: str
 ) -> None:

@@ -307,6 +307,7 @@ def test_downloads_are_removed_once_they_are_not_needed(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+@pytest.mark.no_cover
 def test_swaps_by_the_refresher_under_load_fail_no_request_and_mix_no_versions(
     store, real_bundle, newer_bundle, house_rows
 ):

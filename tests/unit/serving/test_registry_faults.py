@@ -33,6 +33,7 @@ def version_of(folder) -> str:
     return load_bundle(folder, check_golden=False).version
 
 
+@pytest.mark.no_cover
 def test_a_hung_registry_delays_the_start_by_its_deadline_and_no_more(
     registry_server, real_bundle, tmp_path
 ):
@@ -48,6 +49,7 @@ def test_a_hung_registry_delays_the_start_by_its_deadline_and_no_more(
         assert mlflow.breaker.failures == 1
 
 
+@pytest.mark.no_cover
 def test_a_registry_that_hangs_costs_polls_but_no_model_and_then_recovers(
     registry_server, real_bundle, newer_bundle
 ):

@@ -101,6 +101,7 @@ def check_logged(uri: str, project: Path, pages: list[str]) -> None:
     assert [one.data.tags["kind"] for one in nested(steps["sweep"])] == ["trial"]
 
 
+@pytest.mark.no_cover
 def test_a_registry_gets_a_version_of_a_bundle_once_and_the_first_becomes_champion(
     run, project, registry_server
 ):
@@ -127,6 +128,7 @@ def test_a_registry_gets_a_version_of_a_bundle_once_and_the_first_becomes_champi
     assert [one.number for one in list_versions(others[1], MODEL)] == ["2", "1"]
 
 
+@pytest.mark.no_cover
 def test_a_first_model_that_a_gate_refuses_is_not_champion_and_the_run_says_why_and_how(
     run, project
 ):

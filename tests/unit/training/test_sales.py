@@ -113,6 +113,7 @@ def test_the_command_lists_suspicious_sales_with_evidence(written):
     assert all(line["keep"] == "" and line["reasons"] and line["sold"] for line in found)
 
 
+@pytest.mark.no_cover
 def test_decisions_are_obeyed_and_survive_the_next_look(project):
     decide(project / "review.csv", row18="no", row61="YES")
     left_out, rows, _ = segregated(project, "segregate.sales_review=review.csv")
@@ -127,6 +128,7 @@ def test_decisions_are_obeyed_and_survive_the_next_look(project):
     assert (words["18"], words["61"], words["112"]) == ("no", "yes", "")
 
 
+@pytest.mark.no_cover
 def test_what_nobody_decided_is_kept_or_dropped_as_configured_and_the_test_part_is_left(project):
     decide(project / "review.csv", row61="yes")
     review = ("segregate.sales_review=review.csv", "segregate.method=time")
