@@ -5,7 +5,8 @@ key, a call or an error left out, nothing returned. Texts for people (literals w
 f-strings, what an error says) stay as they are. pytest collects the tests of an area once and
 runs them once, which also shows which tests reach which function; then, for each mutant, a fork
 takes the changed code object in place of the function's own and runs these tests, the quickest
-first, until one fails. What fixtures of the whole session made is used as it is.
+first, until one fails. What fixtures of the whole session made is used as it is, but in areas with
+`threads`, whose libraries start threads that a fork would miss: there each fork makes its own.
 
 `areas.toml` says which tests belong to which modules, `survivors.toml` why some mutants live.
 """
@@ -22,6 +23,7 @@ import itertools
 import json
 import math
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -37,6 +39,7 @@ from typing import Any
 
 import pytest
 from _pytest.runner import runtestprotocol
+from _pytest.warnings import catch_warnings_for_item
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -44,7 +47,7 @@ PAGE = ROOT / "docs" / "explanation" / "mutation-testing.md"
 RESULTS = HERE / "results.json"
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->"
 GOAL, SEED = 0.9, 24
-#: A mutant may take so many times the processor time of its tests, and so many seconds more.
+#: With a mutant a test may take so many times its processor time, and so many seconds more.
 SLOWER, MORE_S = 10.0, 5.0
 OTHER: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
@@ -194,8 +197,9 @@ def live_function(module: str, name: str) -> Any:
 class Mutation:
     """The plugin that runs the tests for each mutant, in place of pytest's own loop."""
 
-    def __init__(self, modules: list[Path], sample: int, only: str) -> None:
+    def __init__(self, modules: list[Path], sample: int, only: str, *, threads: bool) -> None:
         self.modules, self.sample, self.only = modules, sample, only
+        self.threads = threads
         self.failed: list[str] = []
         self.total = 0
         self.states: list[tuple[Mutant, str]] = []
@@ -231,34 +235,53 @@ class Mutation:
         mutants = self.chosen()
         functions = {(one.module, one.function): None for one in mutants}
         functions = {key: live_function(*key) for key in functions}
-        reached, seconds = self.run_all(session, {f.__code__ for f in functions.values()})
+        codes = {id(f.__code__) for f in functions.values()}
+        # a fork has none of the threads that a library started, and may wait for them for ever
+        run = self.run_all_in_fork if self.threads else self.run_all
+        reached, seconds = run(session, codes)
         if self.failed:
             print("\n".join(self.failed), file=sys.stderr)
             raise session.Interrupted("tests fail without any change")
         for one in mutants:
             function = functions[one.module, one.function]
-            tests = [i for i in session.items if function.__code__ in reached[i.nodeid]]
+            tests = [i for i in session.items if id(function.__code__) in reached[i.nodeid]]
             tests.sort(key=lambda item: seconds[item.nodeid])
             state = "reached by no test"
             if tests:
-                limit = SLOWER * sum(seconds[item.nodeid] for item in tests) + MORE_S
-                state = in_fork(tests, function, one.code, limit)
+                state = in_fork(tests, function, one.code, seconds)
             self.states.append((one, state))
             print(f"{state}: {' | '.join(one.key)}", file=sys.stderr, flush=True)
         return True
 
+    def run_all_in_fork(
+        self, session: pytest.Session, codes: set[int]
+    ) -> tuple[dict[str, set[int]], dict[str, float]]:
+        """Do as `run_all`, and leave this process without any thread."""
+        came, goes = os.pipe()
+        child = os.fork()
+        if not child:
+            with os.fdopen(goes, "wb") as file:
+                pickle.dump((*self.run_all(session, codes), self.failed), file)
+            os._exit(0)
+        os.close(goes)
+        with os.fdopen(came, "rb") as file:
+            reached, seconds, self.failed = pickle.load(file)  # noqa: S301
+        os.waitpid(child, 0)
+        return reached, seconds
+
     def run_all(
-        self, session: pytest.Session, codes: set[CodeType]
-    ) -> tuple[dict[str, set[CodeType]], dict[str, float]]:
-        """Run every test once: which of the codes it reaches, and its seconds."""
-        reached: dict[str, set[CodeType]] = {}
+        self, session: pytest.Session, codes: set[int]
+    ) -> tuple[dict[str, set[int]], dict[str, float]]:
+        """Run every test once: which of the codes, by their `id`, it reaches, and its seconds."""
+        # a code object's own hash goes over all of it, at every call of every function
+        reached: dict[str, set[int]] = {}
         seconds = {}
         for item, following in with_next(session.items):
             seen = reached[item.nodeid] = set()
 
-            def note(frame: FrameType, *_: object, seen: set[CodeType] = seen) -> None:
-                if frame.f_code in codes:
-                    seen.add(frame.f_code)
+            def note(frame: FrameType, *_: object, seen: set[int] = seen) -> None:
+                if id(frame.f_code) in codes:
+                    seen.add(id(frame.f_code))
 
             began = time.process_time()
             sys.setprofile(note)
@@ -275,7 +298,9 @@ def run_one(item: pytest.Item, following: pytest.Item | None, *, log: bool) -> b
     item._initrequest()  # type: ignore[attr-defined]
     # what the following test needs stays, and after the last one what the session has
     stays = item.session if following is None else following
-    reports = runtestprotocol(item, log=log, nextitem=stays)  # type: ignore[arg-type]
+    # the filters of pytest's settings and of a test's marks, which its own loop would set
+    with catch_warnings_for_item(item.config, item.ihook, "runtest", item):
+        reports = runtestprotocol(item, log=log, nextitem=stays)  # type: ignore[arg-type]
     return any(report.failed for report in reports)
 
 
@@ -284,7 +309,9 @@ def with_next(tests: list[pytest.Item]) -> Iterator[tuple[pytest.Item, pytest.It
     yield from itertools.zip_longest(tests, tests[1:])
 
 
-def in_fork(tests: list[pytest.Item], function: Any, code: CodeType, limit: float) -> str:
+def in_fork(
+    tests: list[pytest.Item], function: Any, code: CodeType, seconds: dict[str, float]
+) -> str:
     """Run tests with another code of a function, in a fork of this process; what became of it."""
     child = os.fork()
     if not child:
@@ -293,13 +320,18 @@ def in_fork(tests: list[pytest.Item], function: Any, code: CodeType, limit: floa
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, 1)
             os.dup2(nothing, 2)
-            # processor time, since the machine may have other work; and what waits for ever
             signal.signal(signal.SIGPROF, signal.SIG_DFL)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.setitimer(signal.ITIMER_PROF, limit)
-            signal.alarm(math.ceil(30 * limit))
             function.__code__ = code
-            state = int(any(run_one(*pair, log=False) for pair in with_next(tests)))
+            for item, following in with_next(tests):
+                # processor time, since the machine may have other work; and what waits for ever
+                limit = SLOWER * seconds[item.nodeid] + MORE_S
+                signal.setitimer(signal.ITIMER_PROF, limit)
+                signal.alarm(math.ceil(30 + 5 * limit))
+                if run_one(item, following, log=False):
+                    break
+            else:
+                state = 0
         finally:
             os._exit(state)
     code_ = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -349,7 +381,7 @@ def stale_survivors(known: Iterable[tuple[str, str, str]]) -> list[tuple[str, st
 def run_area(name: str, sample: int, only: str) -> dict[str, Any]:
     """Test a sample of one area's mutants; the counts and the survivors."""
     area = read_areas()[name]
-    plugin = Mutation(paths_of(area), sample, only)
+    plugin = Mutation(paths_of(area), sample, only, threads=area.get("threads", False))
     words = [*(f"tests/{one}" for one in area["tests"]), "-q", "-m", "not slow", "--tb=no"]
     words += ["-p", "no:cacheprovider", "-p", "no:xdist", "--capture=sys"]
     for one in area.get("without", ()):
@@ -433,7 +465,7 @@ def main() -> int:
     for place, was, becomes in stale_survivors(read_survivors()):
         print(f"survivors.toml: {place}: {was!r} -> {becomes!r} is no mutant any more: remove it")
         return 1
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    results: dict[str, Any] = {}
     reached = True
     for name in () if given.check else given.areas or names:
         target = ROOT / f".mutation-{name}.json"
@@ -444,6 +476,8 @@ def main() -> int:
         target.unlink()
         reached &= report(name, results[name])
     if given.page:
+        # read now: another run may have written meanwhile
+        results = json.loads(RESULTS.read_text(encoding="utf-8")) | results
         results = {name: results[name] for name in names if name in results}
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         draw_page(results)

@@ -1,12 +1,17 @@
-"""PostgreSQL under two services, all processes of their own.
+"""PostgreSQL under two services, watchers and a canary, all processes of their own.
 
-Whatever dies or stops, every acknowledged valuation is one record, every outcome is joined once.
+Whatever dies or stops, every acknowledged valuation is one record, every outcome is joined once,
+everybody sees one state of alerts and canary, and only one watcher acts.
 """
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -18,11 +23,23 @@ from typing import Any
 import httpx
 import pytest
 
-from fixtures.houses import houses
+from fixtures.command_line import run_here
+from fixtures.houses import Recipe, houses, register_houses, train_bundle
 from fixtures.postgresql import PostgresServer
-from fixtures.process import Server, free_port
+from fixtures.process import Server, free_port, unmeasured
+from fixtures.receiver import Receiver
+from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
-from tasador.serving.experiment import SHADOW_SUFFIX
+from tasador.registry.model_bundle import load_bundle
+from tasador.serving.experiment import SHADOW_SUFFIX, ExperimentBook
+
+MODEL = "houses_model"
+ALERTS = """
+interval_s: 1
+window_s: 3600
+alerts:
+  - {name: performance, checks: [performance], after: 1, clear_after: 1}
+"""
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 240.0) -> None:
@@ -225,5 +242,177 @@ def test_two_services_on_one_postgresql_lose_and_double_nothing(
             traffic.wait_for()
         town.check_nothing_lost_or_twice(traffic)
     finally:
+        for service in town.services:
+            service.end()
+
+
+class Watching:
+    """One `tasador watch --retrain` that settles canaries and never trains.
+
+    Attributes:
+        process: It.
+        said: What it has printed so far.
+    """
+
+    def __init__(self, town: Town, workspace: Path, receiver: Receiver) -> None:
+        (town.folder / "watch.yaml").write_text(ALERTS)
+        command = [
+            sys.executable, "-m", "tasador.cli.app", "watch", "--retrain",
+            "--config", str(town.folder / "watch.yaml"), "--set", "retraining.budget=0",
+            "--workspace", str(workspace),
+        ]  # fmt: skip
+        environment = {
+            **unmeasured(), **town.services[0].variables, "TASADOR_SOURCE__LOCAL": "",
+            "TASADOR_ALERTS__WEBHOOK_URL": receiver.url, "PYTHONUNBUFFERED": "1",
+        }  # fmt: skip
+        self.said: list[str] = []
+        self.process = subprocess.Popen(
+            command, cwd=town.folder, env=environment, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            self.said += iter(lines.readline, "")
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(how)
+        self.process.wait(60)
+        self._reader.join()
+
+    @property
+    def leads(self) -> bool:
+        return any(" rows" in line for line in self.said)
+
+
+@pytest.fixture
+def registry(house_contract, template_database: Path, tmp_path: Path) -> Path:
+    """A workspace with a champion and a challenger as good."""
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    shutil.copy(template_database, workspace / "mlflow.db")
+    for number, seed in enumerate((0, 1), start=1):
+        bundle = train_bundle(
+            tmp_path / f"b{number}", house_contract, houses(1500), workspace / "data",
+            Recipe(trees=30, seed=seed, watched=True),
+        )  # fmt: skip
+        register_houses(bundle, workspace / "mlflow.db", number, MODEL)
+    return workspace
+
+
+@pytest.mark.slow
+def test_canary_promotion_alert_and_rollback_are_one_story_for_all_processes(
+    postgres_server: PostgresServer,
+    postgres_url: str,
+    tmp_path: Path,
+    registry: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TASADOR_RECORDS__URL", postgres_url)
+
+    def tasador(*words: str) -> str:
+        code, out, err = run_here(registry.parent, *words, "--workspace", str(registry))
+        assert code == 0, out + err
+        return out
+
+    tasador("promote", "1", "--force", "--reason", "the first")
+    tasador("promote", "2", "--to", "challenger", "--force", "--reason", "as good")
+    versions = [load_bundle(tmp_path / name).version for name in ("b1", "b2")]
+    town = town_of(
+        tmp_path, postgres_url, Path(),
+        TASADOR_SOURCE__LOCAL="", TASADOR_SOURCE__MODEL_NAME=MODEL,
+        TASADOR_SOURCE__TRACKING_URI=f"sqlite:///{registry}/mlflow.db",
+        TASADOR_SOURCE__ALIAS="champion",
+    )  # fmt: skip
+
+    def experiment() -> str:
+        with Database.open(postgres_url) as database:
+            found, _ = ExperimentBook(database, MODEL).read()
+        return "" if found is None else found.status
+
+    def answered_by(version: str) -> bool:
+        return set(traffic.versions.values()) == {version}
+
+    def audited(action: str) -> list[dict[str, Any]]:
+        with Database.open(postgres_url) as database:
+            return [
+                {"subject": e.subject, "from": e.from_value, "to": e.to_value, **e.details}
+                for e in AuditTrail(database).read(action=action)
+            ]
+
+    watchers: list[Watching] = []
+    try:
+        town.start()
+        with Receiver() as receiver, Traffic(town.urls) as traffic:
+            watchers += [Watching(town, registry, receiver) for _ in range(2)]
+            traffic.wait_for(200)
+            wait_for(lambda: any(one.leads for one in watchers), "a verdict")
+            tasador("canary", "start", "--stages", "50,100", "--rows", "60", "--outcomes",
+                    "--error-margin", "0.05")  # fmt: skip
+            traffic.wait_for(100)
+            town.kill(town.services[1])
+            postgres_server.stop("immediate")
+            before = len(traffic.acknowledged)
+            wait_for(lambda: len(traffic.acknowledged) > before + 40, "valuing without it")
+            postgres_server.start()
+            # the watcher that leads draws the canary's consequence, once
+            wait_for(lambda: experiment() == "settled", "the promotion")
+            wait_for(lambda: answered_by(versions[1]), "the change of model")
+
+            traffic.inflation = 2.0
+            key = f"{MODEL}/performance/performance:mape"
+
+            def states() -> list[Any]:
+                found = [httpx.get(u + "/api/v1/monitoring/alerts", timeout=10) for u in town.urls]
+                return [
+                    next((a["state"] for a in one.json()["alerts"] if a["key"] == key), None)
+                    for one in found
+                ]
+
+            wait_for(lambda: states() == ["firing", "firing"], "the alert")
+            wait_for(lambda: any(key.encode() in body for _, body in receiver.got), "a notice")
+            leader = next(one for one in watchers if one.leads)
+            follower = next(one for one in watchers if one is not leader)
+            assert any("another watcher leads" in line for line in follower.said)
+            assert not follower.leads
+            leader.stop(signal.SIGKILL)
+            wait_for(lambda: follower.leads, "the other watcher's lead")
+
+            # the lease of the one who was killed in the middle of a change ends by itself
+            words = ("rollback", "--reason", "complaints", "--workspace", str(registry))
+            wait_for(lambda: run_here(registry.parent, *words)[0] == 0, "rolling back")
+            wait_for(lambda: answered_by(versions[0]), "the rollback")
+            traffic.wait_for(100)
+        follower.stop()
+        assert states() == ["firing", "firing"]
+        assert [e["phase"] for e in audited("canary")].count("passed") == 1
+        moved = [e for e in audited("promote") if (e["from"], e["to"]) == ("1", "2")]
+        assert [e["phase"] for e in moved].count("done") == 1
+        fired = [e for e in audited("alert") if e["subject"] == key and e["to"] == "firing"]
+        assert len(fired) == 1
+        notices = Counter(json.loads(body)["id"] for _, body in receiver.got)
+        # one that was sent and not yet noted so when the watcher was killed is sent again: its id
+        # tells that it is the same
+        assert sorted(notices.values())[:-1] == [1] * (len(notices) - 1)
+        assert max(notices.values()) <= 2
+        assert not any("Traceback" in line for one in watchers for line in one.said)
+        verdict = tmp_path / "verdict.json"
+        for name, value in town.services[0].variables.items():
+            monkeypatch.setenv(name, value)
+        run_here(tmp_path, "monitor", "--window", "1h", "--json", str(verdict), "-q",
+                 "--workspace", str(registry))  # fmt: skip
+        found = json.loads(verdict.read_text())
+        town.check_nothing_lost_or_twice(traffic)
+        counted = dict(town.rows("SELECT variant, count(*) FROM records GROUP BY variant"))
+        assert found["rows"] == counted["champion"]
+        assert town.rows("SELECT count(*) FROM leases WHERE name LIKE 'canary%'") == [(1,)]
+    finally:
+        for one in watchers:
+            if one.process.poll() is None:
+                one.stop(signal.SIGKILL)
+            print(*one.said[-40:], sep="")
         for service in town.services:
             service.end()

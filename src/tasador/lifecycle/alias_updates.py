@@ -225,6 +225,14 @@ class Ledger:
             with suppress(StorageError):
                 self._leases.release(lease)
 
+    def silent(self, work: str) -> float | None:
+        """Return the seconds since somebody at some long work renewed the lease of `busy`.
+
+        None when nobody is at it, unless one died: then they are more than `LEASE_S`.
+        """
+        found = self._leases.left(f"{work}/{self.model}")
+        return None if found is None else LEASE_S - found[1]
+
     def _who(self, name: str) -> str:
         return self._leases.holder(name) or "somebody"
 

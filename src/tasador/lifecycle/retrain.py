@@ -18,7 +18,13 @@ from tasador.core.hashing import to_plain
 from tasador.data.sources import read_stored, store_frame
 from tasador.data.table import Table, ValidatedTable
 from tasador.lifecycle import canary
-from tasador.lifecycle.alias_updates import CHALLENGER, IN_FORCE, Operation, new_operation_id
+from tasador.lifecycle.alias_updates import (
+    CHALLENGER,
+    IN_FORCE,
+    LEASE_S,
+    Operation,
+    new_operation_id,
+)
 from tasador.lifecycle.api import Lifecycle, Place, opened
 from tasador.lifecycle.errors import LineageError, NoChampionError
 from tasador.lifecycle.gate_evaluation import VersionEvaluation, held_out, reference_table
@@ -29,7 +35,7 @@ from tasador.lifecycle.retraining_policy import RetrainDecision, Situation, deci
 from tasador.records.audit_log import AuditEntry, Verdicts
 from tasador.records.store import RecordStore
 from tasador.registry.model_bundle import ModelBundle
-from tasador.registry.versions import ModelVersion
+from tasador.registry.versions import CHAMPION, ModelVersion
 from tasador.serving.experiment import Criteria
 from tasador.settings.run import GateSettings, RetrainSettings, RunSettings, TrackingSettings
 from tasador.training.context import StoredTable
@@ -137,10 +143,9 @@ def retrain(
     champion = lifecycle.champion()
     if champion is None:
         raise NoChampionError.to_retrain(lifecycle.versions.name)
-    busy = lifecycle.ledger.busy("retrain", lifecycle.place.who)
     # a dry run changes nothing, and may look while somebody else retrains
     with (
-        nullcontext() if request.dry_run else busy as check_alone,
+        nullcontext() if request.dry_run else _alone(lifecycle) as check_alone,
         lifecycle.fetched(champion) as bundle,
     ):
         reference = _reference(lifecycle, bundle)
@@ -167,10 +172,9 @@ def retrain(
         listeners.decided(decision, rows)
         if request.dry_run or not decision.retrain:
             return Retrained(decision, len(rows), rows.left_out)
-        with _noted(lifecycle, champion, decision, rows) as details:
-            details |= {"level": level}
-            table = _stored(lifecycle, bundle, frame, len(rows), level)
-            details |= {"table": table.content_hash}
+        table = _stored(lifecycle, bundle, frame, len(rows), level)
+        noted = {"level": level, "table": table.content_hash}
+        with _noted(lifecycle, champion, decision, rows, noted) as details:
             outcome = train(settings, listeners.step, table)
             number = str(outcome.registered).rpartition("/")[2]
             details |= {"new_version": number}
@@ -180,6 +184,46 @@ def retrain(
             promotion = PromotionRequest(number, request.alias, f"retrained: {reason}", gates="all")
             promote(lifecycle, promotion, settings=request.gates, tell=listeners.evaluated)
     return Retrained(decision, len(rows), rows.left_out, table.content_hash, number)
+
+
+@contextmanager
+def _alone(lifecycle: Lifecycle) -> Iterator[Callable[[], None]]:
+    """Be the only one who retrains this model, and note how those ended who died at it."""
+    ledger = lifecycle.ledger
+    silent = ledger.silent("retrain")
+    with ledger.busy("retrain", lifecycle.place.who) as check:
+        _note_dead(lifecycle, silent)
+        yield check
+
+
+def _note_dead(lifecycle: Lifecycle, silent: float | None) -> None:
+    """Note the end of trainings without one: nobody is at them who could.
+
+    Args:
+        lifecycle: Where.
+        silent: Seconds since the last one was alive; None when that is not known, for no minutes.
+    """
+    ledger, placed = lifecycle.ledger, (CHALLENGER, CHAMPION)
+    trainings = ledger.audit.read(subject=ledger.model, action="retrain")
+    ended = {e.details["operation"] for e in trainings if e.details.get("phase") != "intent"}
+    dead = [entry for entry in trainings if entry.details["operation"] not in ended]
+    versions = lifecycle.versions.all() if dead else []
+    for entry in dead:
+        details = dict(entry.details)
+        identity, _, number, _ = (details.pop(k) for k in ("operation", "phase", "version", "note"))
+        table, phase = details.get("table"), "aborted"
+        for version in versions:
+            # all that was left to do is to say so; older releases noted no table at the beginning
+            if table == version.tags.get("data_hash") and set(placed) & set(version.aliases):
+                phase, number = "done", version.number
+                details["new_version"] = number
+        took = 0.0 if silent is None else clock.seconds() - silent - entry.time
+        details["seconds"] = max(0.0, took)
+        operation = Operation(
+            identity, "retrain", number, entry.from_value, entry.to_value, (), entry.actor,
+            entry.reason, details,
+        )  # fmt: skip
+        ledger.note(operation, phase, "its process died")
 
 
 def _reference(lifecycle: Lifecycle, bundle: ModelBundle) -> ValidatedTable:
@@ -230,32 +274,47 @@ def _situation(
     windows = max(policy.psi_windows, policy.performance_windows)
     verdicts = Verdicts(ledger.database).apart(own, since or 0.0, windows)
     trainings = ledger.audit.read(subject=ledger.model, action="retrain")
-    attempts, minutes = _spent(trainings, now - policy.budget_days * 86_400.0)
-    return Situation(
-        now, [one.body for one in verdicts], important, 0, since, attempts, request.manual, minutes
+    attempts, aborted, minutes = _spent(
+        trainings, now - policy.budget_days * 86_400.0, ledger.silent("retrain")
     )
+    return Situation(
+        now, [one.body for one in verdicts], important, 0, since, attempts, request.manual, minutes,
+        aborted=aborted,
+    )  # fmt: skip
 
 
-def _spent(trainings: Sequence[AuditEntry], since: float) -> tuple[list[float], float]:
-    """Return when trainings began, the newest first, and their minutes since then.
+def _spent(
+    trainings: Sequence[AuditEntry], since: float, silent: float | None
+) -> tuple[list[float], list[float], float]:
+    """Return when trainings and aborted ones began, the newest first, and all minutes since then.
 
     One that somebody interrupted may be begun again at once, and counts with its minutes only.
+
+    Args:
+        trainings: Their entries in the history, the newest first.
+        since: From when on minutes count.
+        silent: See `Ledger.silent`: whether one without an end is under way or died.
     """
+    alive = silent is not None and silent < LEASE_S
     ends = {
         e.details["operation"]: e for e in trainings if e.details.get("phase") != "intent"
     }  # fmt: skip
-    begins, minutes = [], 0.0
+    begins: list[float] = []
+    aborted: list[float] = []
+    minutes = 0.0
     for entry in trainings:
         if entry.details.get("phase") != "intent":
             continue
         end = ends.get(entry.details["operation"])
-        if end is None or end.details.get("phase") != "interrupted":
-            begins.append(entry.time)
+        unnoted = "" if alive else "aborted"
+        phase = unnoted if end is None else end.details.get("phase")
+        if phase != "interrupted":
+            (aborted if phase == "aborted" else begins).append(entry.time)
         if end is not None and entry.time >= since:
             # older releases noted no seconds
             took = end.details.get("seconds", max(0.0, end.time - entry.time))
             minutes += took / 60.0
-    return begins, minutes
+    return begins, aborted, minutes
 
 
 def _new_table(
@@ -293,13 +352,18 @@ def _settings(lifecycle: Lifecycle, bundle: ModelBundle) -> RunSettings:
 
 @contextmanager
 def _noted(
-    lifecycle: Lifecycle, champion: ModelVersion, decision: RetrainDecision, rows: NewRows
+    lifecycle: Lifecycle,
+    champion: ModelVersion,
+    decision: RetrainDecision,
+    rows: NewRows,
+    more: Mapping[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """Note the attempt before it begins, and how it ended."""
     details: dict[str, Any] = {
         "decision": to_plain(decision),
         "new_rows": len(rows),
         "left_out": dict(rows.left_out),
+        **more,
     }
 
     def note(phase: str, text: str = "") -> None:
@@ -355,6 +419,11 @@ def _reconcile(
         one = report.experiment
         lines.append(f"canary of version {one.number}: {one.share:.0%}, {one.reason}")
         return
+    with _alone(lifecycle):
+        if _waits_for_canary(lifecycle):
+            begun = canary.start(lifecycle, rules)
+            lines.append(f"version {begun.number} was retrained before: canary begun")
+            return
     request = RetrainRequest(settings=settings.retraining, gates=settings.gates)
     done = retrain(lifecycle, request)
     if done.version is not None:
@@ -366,3 +435,23 @@ def _reconcile(
             f"not retrained although {'; '.join(done.decision.triggers)}: "
             f"{'; '.join(done.decision.obstacles)}"
         )
+
+
+def _waits_for_canary(lifecycle: Lifecycle) -> bool:
+    """Tell whether the challenger is of a retraining of ours that did not live to begin its canary.
+
+    A person's own challenger is left to them, and so is one whose canary they have stopped.
+    """
+    ledger = lifecycle.ledger
+    trainings = ledger.audit.read(subject=ledger.model, action="retrain", limit=1)
+    number = lifecycle.versions.aliases().get(CHALLENGER)
+    experiment, _ = lifecycle.experiments.read()
+    return (
+        number is not None
+        and any(
+            (e.actor, e.details.get("phase"), e.details.get("new_version"))
+            == (lifecycle.place.who, "done", number)
+            for e in trainings
+        )
+        and (experiment is None or experiment.number != number)
+    )

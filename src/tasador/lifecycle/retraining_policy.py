@@ -50,6 +50,8 @@ class Situation:
         manual: Why somebody asks for it; None when nobody does.
         minutes: Minutes of training in the budget's days.
         held_out: What the gates could be decided on; None before that was counted.
+        aborted: When trainings began whose process died: for the budget, which ends a loop of
+            them, and not for the cool-down.
     """
 
     now: float
@@ -61,6 +63,7 @@ class Situation:
     manual: str | None = None
     minutes: float = 0.0
     held_out: HeldOut | None = None
+    aborted: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,8 @@ def _cooldown(settings: RetrainSettings, situation: Situation) -> Iterator[Check
 def _budget(settings: RetrainSettings, situation: Situation) -> Iterator[Check]:
     days = settings.budget_days
     since = situation.now - days * _DAY
-    used = sum(since <= time <= situation.now for time in situation.attempts)
+    attempts = (*situation.attempts, *situation.aborted)
+    used = sum(since <= time <= situation.now for time in attempts)
     text = f"{used} attempts in {days:g} days (budget {settings.budget})"
     lacks = "" if used < settings.budget else "an earlier one must be older than that"
     yield Check("condition", "budget", not lacks, used, settings.budget, text, lacks)

@@ -12,9 +12,13 @@ import pytest
 
 from fixtures.houses import Recipe, houses, train_bundle
 from tasador.contract.model import Column
+from tasador.data.table import Table
+from tasador.lifecycle import gate_evaluation
 from tasador.lifecycle.gate_evaluation import held_out_rows, measure
 from tasador.lifecycle.gates import (
     Cost,
+    Gate,
+    GateReport,
     HeldOutRows,
     _coverage,
     evaluate_gates,
@@ -25,7 +29,8 @@ from tasador.lifecycle.gates import (
 )
 from tasador.metrics.regression import ACCEPTED
 from tasador.registry.model_bundle import ModelBundle
-from tasador.settings.run import GateSettings
+from tasador.registry.versions import ModelVersion
+from tasador.settings.run import GateSettings, SegregateSettings
 
 N = 3000
 CHEAP = (Cost(2**20, 0.1), Cost(2**20, 0.1))
@@ -304,3 +309,110 @@ def test_rows_worth_nothing_have_no_percentage_and_do_not_break_the_comparison()
     assert found["mape"].worse < 0
     zero = paired_bootstrap(np.zeros(5), np.ones(5), np.ones(5))
     assert np.isnan(zero["mape"].high)
+
+
+def test_rows_that_all_differ_equally_leave_no_doubt_about_the_difference():
+    actual = np.ones(40)
+    found = paired_bootstrap(actual, actual * 1.12, actual * 1.05)
+    for name, worse in (("mape", 7.0), ("wmape", 7.0), ("within_10", 100.0)):
+        one = found[name]
+        assert (one.worse, one.low, one.high) == pytest.approx((worse, worse, worse))
+
+
+def test_bounds_change_sides_with_the_models():
+    rng = np.random.default_rng(7)
+    actual = rng.lognormal(12, 0.5, 200)
+    a, b = (actual * rng.lognormal(0.1, s, 200) for s in (0.2, 0.1))
+    for there, back in (
+        (paired_bootstrap(actual, a, b), paired_bootstrap(actual, b, a)),
+        (
+            ratio_differences(actual, a, b, confidence=0.9, seed=0),
+            ratio_differences(actual, b, a, confidence=0.9, seed=0),
+        ),
+    ):
+        for name, one in there.items():
+            other = back[name]
+            assert one.low < one.worse < one.high
+            assert (one.challenger, one.champion) == (other.champion, other.challenger)
+            assert (one.low, one.high) == pytest.approx((-other.high, -other.low))
+
+
+@pytest.mark.parametrize(
+    ("challenger", "champion_cost", "states"),
+    [
+        (Cost(3 * 2**20, 5.0), None, ["pass", "pass"]),
+        (Cost(3 * 2**20 + 1, 5.001), None, ["fail", "fail"]),
+        # the champion's time twice, and what nobody notices
+        (Cost(1, 4.0), Cost(1, 2.0), ["pass", "pass"]),
+        (Cost(1, 4.001), Cost(1, 2.0), ["pass", "fail"]),
+        (Cost(1, 1.0), Cost(1, 0.01), ["pass", "pass"]),
+        (Cost(1, 1.001), Cost(1, 0.01), ["pass", "fail"]),
+        (Cost(1, 5.001), Cost(1, 4.0), ["pass", "fail"]),
+    ],
+)
+def test_costs_are_bearable_up_to_their_limits(champion, challenger, champion_cost, states):
+    settings = GateSettings(bundle_mib=3.0, latency_ms=5.0, latency_factor=2.0)
+    report = evaluate_gates(champion, None, "none", (challenger, champion_cost), settings)
+    found = {gate.name: gate.state for gate in report.gates}
+    assert [found["bundle size"], found["latency"]] == states
+
+
+def test_the_cost_is_the_median_time_of_a_row_and_the_size_of_the_files(monkeypatch):
+    now = 0.0
+
+    class Slow:
+        golden = np.zeros((3, 2))
+
+        def __init__(self, seconds, sizes):
+            self.seconds, self.calls = seconds, 0
+            files = {str(at): SimpleNamespace(bytes=size) for at, size in enumerate(sizes)}
+            self.manifest = SimpleNamespace(files=files)
+
+        def value_arrays(self, X):
+            nonlocal now
+            assert len(X) == 1
+            self.calls += 1
+            now += self.seconds
+
+    monkeypatch.setattr(gate_evaluation, "time", SimpleNamespace(perf_counter=lambda: now))
+    new, old = Slow(0.25, [3, 4]), Slow(0.5, [9])
+    assert measure(new, old) == (Cost(7, 250.0), Cost(9, 500.0))
+    assert new.calls == old.calls
+    assert measure(new, None) == (Cost(7, 250.0), None)
+
+
+def test_copies_of_training_rows_are_no_test_rows_and_are_counted(world):
+    twice = world.bundle(Recipe(method="random"), frame=houses(500).vstack(houses(500)))
+    splits = gate_evaluation.split_again(twice, world.tables)
+    rows = held_out_rows(twice, None, world.tables)
+    copies = int(np.isin(splits.sealed.open("a test").row_hash, splits.train.row_hash).sum())
+    assert copies > 0
+    assert f"{copies} copies of its training rows left out" in rows.note
+    assert not np.isin(rows.actual, splits.train.y).any()
+
+
+def test_rows_that_cannot_be_counted_have_a_reason(champion):
+    table = Table(houses(5).drop("area"), "hash", "real", "")
+    found = gate_evaluation.held_out(table, champion, None, SegregateSettings(), GateSettings())
+    assert found.rows == found.unseen == 0
+    assert "area" in found.problem
+
+
+def test_the_audit_trail_keeps_the_gates_and_their_summary():
+    gates = (Gate("MAPE", "pass", "fine", {"worse": -1.0}), Gate("PRD", "fail", "too high"))
+    report = GateReport("m-b", "m-a", "100 rows", gates)
+    version = ModelVersion("m", "2", 0.0, "", {})
+    kept = gate_evaluation.VersionEvaluation(version, "1", report).details()
+    assert kept["gates_summary"] == report.summary == "1 of 2 gates pass; not: PRD (fail)"
+    assert not report.passed
+    assert [(one["name"], one["state"]) for one in kept["gates"]["gates"]] == [
+        ("MAPE", "pass"), ("PRD", "fail"),
+    ]  # fmt: skip
+
+
+def test_without_a_segment_column_no_segment_can_be_worse(champion):
+    rows = HeldOutRows(np.zeros((2, 1)), np.ones(2), "two")
+    columns = tuple(one for one in champion.contract.columns if one.role != "segment")
+    bundle = SimpleNamespace(contract=dataclasses.replace(champion.contract, columns=columns))
+    gate = segments_not_worse(bundle, rows, np.ones(2), np.ones(2), GateSettings())
+    assert (gate.name, gate.state, gate.figures) == ("segments", "pass", {})

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import orjson
@@ -24,6 +26,7 @@ from tasador.core.errors import ConfigError, GateError, RegistryError, TrainingE
 from tasador.data.sources import store_frame
 from tasador.lifecycle import canary
 from tasador.lifecycle import retrain as module
+from tasador.lifecycle.alias_updates import Ledger
 from tasador.lifecycle.api import Place, opened
 from tasador.lifecycle.first_champion import train
 from tasador.lifecycle.gate_evaluation import held_out_rows
@@ -289,6 +292,90 @@ def test_an_interrupted_training_may_be_begun_again_at_once(workspace, monkeypat
             retrain(lifecycle, asked)
         assert phases(lifecycle) == ["intent", "interrupted"]
         assert retrain(lifecycle, dataclasses.replace(asked, dry_run=True)).decision.retrain
+
+
+class Killed(BaseException):
+    """Ends the work before anything more is noted or given back, as kill -9 does."""
+
+
+def killed(patch: pytest.MonkeyPatch) -> NoReturn:
+    patch.setattr(Ledger, "note", lambda *_, **__: None)
+    patch.setattr(Leases, "release", lambda *_: None)
+    raise Killed
+
+
+def die(work: Callable[[], object], where: object, name: str, first=lambda *_, **__: None) -> None:
+    """Do `work` up to the call of `name`, in place of which `first` is done and the work killed."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def last(*args: Any, **more: Any) -> None:
+            first(*args, **more)
+            killed(patch)
+
+        patch.setattr(where, name, last)
+        with pytest.raises(Killed):
+            work()
+
+
+def test_a_training_that_was_killed_costs_no_cool_down_but_budget(workspace):
+    policy = RetrainSettings(max_new_share=0.8, new_outcomes=100, budget=2)
+    asked = request(manual=None, settings=policy)
+    look = dataclasses.replace(asked, dry_run=True)
+    with opened(Place(workspace, actor="watch")) as lifecycle:
+        record(lifecycle, houses(400, seed=20))
+
+        def cut_off() -> None:
+            die(lambda: retrain(lifecycle, asked), module, "train")
+            lifecycle.ledger.database.execute("UPDATE leases SET expires = expires - 3600")
+
+        cut_off()
+        assert phases(lifecycle) == ["intent"]
+        assert retrain(lifecycle, look).decision.retrain
+        assert phases(lifecycle) == ["intent"]  # a dry run notes nothing
+        with lifecycle.ledger.busy("retrain", "eva"):  # one is under way, for all that is known
+            assert "cool-down" in retrain(lifecycle, look).decision.obstacles[0]
+        cut_off()
+        assert phases(lifecycle) == ["intent", "aborted", "intent"]
+        (obstacle,) = retrain(lifecycle, look).decision.obstacles
+        assert obstacle == "2 attempts in 30 days (budget 2)"  # no loop of trainings that die
+
+
+@pytest.mark.parametrize("last", ["the promotion", "the end"])
+def test_a_challenger_whose_watcher_was_killed_gets_its_canary_from_the_next_one(
+    workspace, house_contract, last
+):
+    plain = dataclasses.replace(
+        settings(house_contract, workspace),
+        gates=RELAXED,
+        retraining=RetrainSettings(new_outcomes=250, max_new_share=0.8),
+    )
+    place = Place(workspace, actor="watch")
+    with opened(place) as lifecycle:
+        record(lifecycle, houses(300, seed=20))
+
+        def work() -> list[str]:
+            return reconcile(place, plain)
+
+        if last == "the end":
+            die(work, canary, "start")
+        else:
+            die(work, module, "promote", promote)
+        lifecycle.ledger.database.execute("UPDATE leases SET expires = expires - 3600")
+        noted = ["intent", "done"]
+        assert phases(lifecycle) == (noted if last == "the end" else noted[:1])
+        assert canary.status(lifecycle) is None
+        # the challenger of another is not hers to begin with, and the cool-down runs
+        assert reconcile(dataclasses.replace(place, actor="ana"), plain) == []
+        assert canary.status(lifecycle) is None
+        (said,) = reconcile(place, plain)
+        assert said == "version 2 was retrained before: canary begun"
+        assert phases(lifecycle) == noted
+        running = canary.status(lifecycle)
+        assert running is not None
+        assert running.experiment.number == "2"
+        canary.stop(lifecycle, "a person looks at it")
+        assert reconcile(place, plain) == []  # and is not begun against their will
+        assert canary.status(lifecycle).experiment.status == "stopped"
 
 
 def test_a_watcher_that_is_stopped_while_it_trains_ends_at_once_and_notes_it(workspace):

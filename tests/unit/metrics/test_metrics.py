@@ -16,6 +16,7 @@ from tasador.metrics.regression import (
     label,
     mki,
     prb,
+    relative_errors,
     robust_spread,
     share_interval,
     unit_of,
@@ -164,3 +165,15 @@ def test_an_interval_of_resamples_leaves_out_those_where_a_metric_is_undefined()
         for confidence in (0.99, 0.5)
     )
     assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_estimates_of_zero_have_a_level_and_no_evenness() -> None:
+    found = {n: metric(np.arange(1.0, 13.0), np.zeros(12)) for n, metric in RATIO_STUDY.items()}
+    defined = {name for name, value in found.items() if not np.isnan(value)}
+    assert defined == {"median_ratio", "weighted_mean_ratio", "fsd"}
+    assert not any(found[name] for name in defined)
+
+
+def test_relative_errors_are_over_the_size_of_the_actual_value() -> None:
+    actual, predicted = np.array([-4.0, 0.0, 5.0]), np.array([-3.0, 1.0, 5.0])
+    assert relative_errors(actual, predicted, at_zero=9.0).tolist() == [0.25, 9.0, 0.0]

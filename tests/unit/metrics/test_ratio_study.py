@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from tasador.metrics.ratio_study import (
     MISSING,
     OTHERS,
+    RatioGroup,
     is_met,
     level_groups,
     median_interval,
@@ -374,3 +376,28 @@ def test_the_interval_of_a_drift_is_that_of_least_squares() -> None:
     )
     months[29] = np.nan
     assert ratio_study(price, price * ratio, months=months).drift is None
+
+
+@pytest.mark.parametrize(("rows", "groups"), [(299, 4), (300, 10)])
+def test_prices_are_grouped_by_tenths_where_each_has_rows_enough(rows: int, groups: int) -> None:
+    price = np.arange(1.0, rows + 1)
+    assert sum(group.by == "price" for group in ratio_study(price, price).groups) == groups
+
+
+def test_what_lies_at_the_bound_is_no_sign_of_chased_sales() -> None:
+    for end in (0.98, 1.02):
+        assert sales_chasing(np.full(40, end)).jump == 0.0
+    others = np.linspace(1.1, 2.0, 95)
+    for equal, jumps in ((5, False), (6, True)):
+        found = sales_chasing(np.append(others[: 100 - equal], np.ones(equal)))
+        assert (found.jump, found.jumps) == (equal / 100, jumps)
+
+
+@pytest.mark.parametrize(("high", "off"), [(0.95, True), (1.0, False), (1.05, False)])
+def test_a_group_is_off_where_its_interval_does_not_hold_the_level_of_all(
+    high: float, off: bool
+) -> None:
+    # its own level is lower by a fifth: that of all is 1
+    group = RatioGroup("kind", "flat", 40, {"median_ratio": 0.8}, 0.7, high, {"level": False}, -0.2)
+    assert group.off is off
+    assert not dataclasses.replace(group, met={"level": True}).off

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import spatial, stats
 
+from tasador.contract.model import Column
 from tasador.monitoring.checks import drift
 from tasador.monitoring.checks.drift import adjusted, psi_null, psi_test
 from tasador.monitoring.column_summary import ColumnSummary, Grid
+from tasador.monitoring.reference import Profile
+from tasador.monitoring.settings import Thresholds
 
 counts = arrays(np.int64, 7, elements=st.integers(0, 10_000)).filter(lambda c: c.sum() > 0)
 
@@ -192,3 +195,79 @@ def test_no_more_than_the_draws_of_a_block_are_in_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 400e6  # 400 draws at once would take five times as much: 128 MB an array
+
+
+def test_a_bin_of_one_row_is_compared_like_any_other():
+    reference, window = np.array([500, 499, 1, 0]), np.array([100, 99, 0, 1])
+    found = psi_test(reference, window)
+    assert found.psi == drift.psi(reference, window)
+    assert found.null is psi_null(reference, 200)
+    # what is empty on both sides is no bin
+    assert psi_test(np.append(reference, 0), np.append(window, 0)) == found
+
+
+def test_a_classifier_separates_what_differs_and_says_by_which_column():
+    random = np.random.default_rng(9)
+    reference, window = random.normal(size=(300, 3)), random.normal(size=(260, 3))
+    same = drift.classify_domain(reference, window)
+    assert 0.4 < same.auc < 0.6
+    # the standard deviation of an area (Mann and Whitney 1947), of two halves
+    z = (same.auc - 0.5) / math.sqrt((150 + 130 + 1) / (12 * 150 * 130) / 2)
+    assert same.p_value == pytest.approx(stats.norm.sf(z))
+    assert same.importance.sum() == pytest.approx(1.0)
+    other = drift.classify_domain(reference, window + np.array([0.0, 2.0, 0.0]))
+    assert other.auc > 0.85
+    assert other.p_value < 1e-12
+    assert other.importance.argmax() == 1
+    assert other.importance[1] > 0.6
+    again = drift.classify_domain(reference, window)
+    assert (again.auc, again.p_value) == (same.auc, same.p_value)
+
+
+def test_a_classifier_without_differences_has_no_important_column():
+    found = drift.classify_domain(np.zeros((100, 2)), np.zeros((100, 2)))
+    assert (found.auc, found.p_value, found.importance.tolist()) == (0.5, 0.5, [0.0, 0.0])
+    for sizes in ((99, 200), (200, 99)):
+        with pytest.raises(ValueError, match="at least 100 rows"):
+            drift.classify_domain(*(np.zeros((size, 2)) for size in sizes))
+
+
+def test_the_area_under_the_curve_counts_ties_as_half():
+    assert drift.area_under_curve(np.array([1.0, 2.0]), np.array([2.0, 3.0])) == 0.875
+
+
+def test_the_limits_of_a_drift_hold_to_their_last_bit():
+    random = np.random.default_rng(11)
+    column, rows = Column("x", "number"), 200
+    profile = Profile.of(random.normal(size=5000), column)
+    window = ColumnSummary.of(random.normal(0.45, 1.0, size=rows), profile.grid)
+    moved = drift.compare_column(column, profile, window)
+    excess = moved.test.psi - moved.test.null.mean
+    above, less = math.nextafter(excess, 9.0), math.nextafter(moved.test.p_value, 0.0)
+    for level, limits in (
+        ("alert", {"psi_warn": excess, "psi_alert": excess}),
+        ("warn", {"psi_warn": excess, "psi_alert": above}),
+        ("ok", {"psi_warn": above, "psi_alert": 9.0}),
+        ("alert", {"chance": moved.test.p_value, "psi_alert": excess}),
+        ("ok", {"chance": less, "psi_alert": 9.0}),
+        ("alert", {"min_rows": rows, "psi_alert": excess}),
+        ("cannot_tell", {"min_rows": rows + 1}),
+    ):
+        (found,), _ = drift.check_columns([moved], Thresholds(**limits))
+        assert found.level == level, limits
+        assert found.p_value == found.p_adjusted == moved.test.p_value
+
+
+def test_a_column_without_rows_is_one_of_the_family_and_cannot_tell():
+    random = np.random.default_rng(12)
+    column = Column("x", "number")
+    profile = Profile.of(random.normal(size=1000), column)
+    windows = [random.normal(0.5, 1.0, size=100), np.array([])]
+    measured = [
+        drift.compare_column(column, profile, ColumnSummary.of(rows, profile.grid))
+        for rows in windows
+    ]
+    (moved, empty), (other,) = drift.check_columns(measured, Thresholds(), [0.5])
+    assert moved.p_adjusted == pytest.approx(3 * moved.p_value)
+    assert other == pytest.approx(0.75)
+    assert (empty.level, empty.n, empty.psi) == ("cannot_tell", 0, None)

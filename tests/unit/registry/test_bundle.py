@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import orjson
@@ -13,7 +14,7 @@ from tasador.core.hashing import sha256_bytes, sha256_file
 from tasador.core.input_checks import write_arrays
 from tasador.core.kernels import native
 from tasador.modeling.conformal import ConformalInterval
-from tasador.registry.manifest import CARD_HASH, CARD_TIME, CARD_VERSION, _read
+from tasador.registry.manifest import CARD_HASH, CARD_TIME, CARD_VERSION, _read, read_verified
 from tasador.registry.model_bundle import BundleLimits, load_bundle
 from tasador.registry.writer import write_bundle
 from tasador.trees.ensemble import LinearModel
@@ -155,6 +156,11 @@ def test_an_older_bundle_is_replaced_and_anything_else_is_not(
     with pytest.raises(StorageError, match="is not replaced"):
         write_bundle(precious, bundle_parts)
     assert (precious / "letter.txt").read_text() == "dear"
+    link = tmp_path / "link"
+    link.symlink_to(bundle_folder)
+    for other in (link, precious / "letter.txt"):
+        with pytest.raises(StorageError, match="is not replaced"):
+            write_bundle(other, bundle_parts)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +217,14 @@ def test_too_large_bundles_are_refused_unread(bundle_folder):
         load_bundle(bundle_folder, limits=BundleLimits(manifest_bytes=10))
     with pytest.raises(BundleError, match="the bundle is too large"):
         load_bundle(bundle_folder, limits=BundleLimits(total_bytes=1000))
+    sizes = {file.name: file.stat().st_size for file in bundle_folder.iterdir()}
+    manifest = sizes.pop("manifest.json")
+    for less, refused in ((0, False), (1, True)):
+        limits = BundleLimits(manifest, sum(sizes.values()) - less)
+        with pytest.raises(BundleError, match="too large") if refused else nullcontext():
+            read_verified(bundle_folder, limits)
+        with pytest.raises(BundleError, match="too large") if refused else nullcontext():
+            read_verified(bundle_folder, limits, signed=len)
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
@@ -309,3 +323,17 @@ def test_a_file_that_became_a_link_after_the_listing_is_not_read(tmp_path):
     (tmp_path / "model.onnx").symlink_to(tmp_path / "secret")
     with pytest.raises(BundleError, match=r"model\.onnx cannot be read"):
         _read(tmp_path / "model.onnx", 100)
+
+
+def test_a_pipe_that_took_a_files_place_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model.onnx")
+    with pytest.raises(BundleError, match=r"model\.onnx is refused"):
+        _read(tmp_path / "model.onnx", 100)
+
+
+def test_a_folder_of_too_many_files_is_refused(bundle_folder, monkeypatch):
+    files = len(list(bundle_folder.iterdir()))
+    for most, refused in ((files, False), (files - 1, True)):
+        monkeypatch.setattr("tasador.registry.manifest._MOST_FILES", most)
+        with pytest.raises(BundleError, match="expected at most") if refused else nullcontext():
+            load_bundle(bundle_folder)

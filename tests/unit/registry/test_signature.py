@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +23,15 @@ from tasador.registry.bundle_stores import (
     unpack,
 )
 from tasador.registry.model_bundle import load_bundle
-from tasador.registry.signature import SIGNATURE, TrustedKeys, sign_bundle
+from tasador.registry.signature import (
+    SIGNATURE,
+    VARIABLE,
+    KeyPair,
+    TrustedKeys,
+    sign_bundle,
+    sign_workspace,
+    trusted_files,
+)
 from tasador.serving.cascade import Cascade
 from tasador.settings.serving import SourceSettings
 
@@ -153,10 +162,62 @@ def test_a_signature_that_is_none_is_refused(
         load_bundle(bundle_folder, trusted=trusted(keys[1]))
 
 
-def test_a_signature_of_absurd_size_is_refused_unread(bundle_folder: Path) -> None:
+def test_a_signature_of_absurd_size_is_refused_unread(bundle_folder: Path, keys: Keys) -> None:
     (bundle_folder / SIGNATURE).write_bytes(b" " * (2 << 20))
-    with pytest.raises(BundleError, match="too large"):
-        load_bundle(bundle_folder)
+    for wanted in (None, trusted(keys[1])):
+        with pytest.raises(BundleError, match="too large"):
+            load_bundle(bundle_folder, trusted=wanted)
+
+
+def test_who_signed_is_named_by_the_file_of_the_key(bundle_folder: Path, keys: Keys) -> None:
+    sign_bundle(bundle_folder, keys[0])
+    files = {file.name: file.read_bytes() for file in bundle_folder.iterdir()}
+    assert trusted(keys[1]).check(files) == str(keys[1])
+
+
+def test_a_workspaces_keys_are_made_once_and_public_ones_again_when_lost(tmp_path: Path) -> None:
+    pair, copy = KeyPair(tmp_path), tmp_path / "shared" / "signing.pub"
+    assert (pair.private, pair.public) == (
+        tmp_path / "keys" / "signing.pem", tmp_path / "keys" / "signing.pub",
+    )  # fmt: skip
+    assert pair.make(copy)
+    assert stat.S_IMODE(pair.private.stat().st_mode) == 0o600
+    private, public = pair.private.read_bytes(), pair.public.read_bytes()
+    assert copy.read_bytes() == public != private
+    pair.public.unlink()
+    copy.write_bytes(b"of somebody else")
+    assert not pair.make(copy)
+    assert (pair.private.read_bytes(), pair.public.read_bytes()) == (private, public)
+    assert copy.read_bytes() == public
+    assert not pair.make()
+
+
+def test_keys_that_are_named_count_before_that_of_the_workspace(tmp_path: Path) -> None:
+    assert trusted_files(tmp_path, {}) == trusted_files(None, {}) == ()
+    KeyPair(tmp_path).make()
+    assert trusted_files(tmp_path, {}) == (str(KeyPair(tmp_path).public),)
+    assert trusted_files(tmp_path, {VARIABLE: " a.pub, b.pub,,"}) == ("a.pub", "b.pub")
+    assert trusted_files(tmp_path, {VARIABLE: ""}) == ()
+
+
+def test_a_workspace_is_signed_but_for_what_is_signed_damaged_or_elsewhere(
+    bundle_folder: Path, tmp_path: Path
+) -> None:
+    workspace = tmp_path / "workspace"
+    good = [workspace / "bundles" / "good", workspace / "last_good" / "bundles" / "good"]
+    for folder in (*good, workspace / "bundles" / "damaged"):
+        shutil.copytree(bundle_folder, folder)
+    (folder / "card.md").write_text("changed")
+    (workspace / "bundles" / "elsewhere").symlink_to(bundle_folder)
+    KeyPair(workspace).make()
+    for count in (2, 0):
+        signed, problems = sign_workspace(workspace)
+        assert (signed, len(problems)) == (count, 2)
+        assert "damaged was not signed" in problems[0]
+        assert "elsewhere is not in this workspace" in problems[1]
+    ours = trusted(KeyPair(workspace).public)
+    assert {load_bundle(folder, trusted=ours).version for folder in good}
+    assert not (bundle_folder / SIGNATURE).exists()
 
 
 def test_a_damaged_bundle_is_not_signed(bundle_folder: Path, keys: Keys) -> None:

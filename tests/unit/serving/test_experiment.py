@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ import pytest
 from tasador.core import clock
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
+from tasador.records.record import Outcome, Record
+from tasador.records.store import RecordStore
 from tasador.serving.experiment import (
     Criteria,
     Evidence,
@@ -18,6 +21,7 @@ from tasador.serving.experiment import (
     ExperimentBook,
     Moments,
     WorkerCounts,
+    collect,
     decide,
     failure_evidence,
 )
@@ -242,3 +246,66 @@ def test_a_worker_counts_what_it_did():
         "attempts": 6, "failures": 3, "dropped": 0,
         "slower": {"n": 2, "mean": 4.0, "variance": 1.0},
     }  # fmt: skip
+
+
+def valued(key: str, version: str, variant: str, estimate: float, time: float) -> Record:
+    return Record(key, time, version, variant, "local", b"{}", estimate, 0.0, 9.0, 0.9, 1.0)
+
+
+def test_evidence_is_read_from_pairs_of_records_whichever_model_answered(tmp_path):
+    pairs = [  # when, who answered, the champion's estimate, the challenger's, the price
+        (999.0, "m-a", 100.0, 500.0, 100.0),  # before it began
+        (1000.0, "m-a", 100.0, 110.0, 100.0),
+        (1000.0, "m-b", 90.0, 100.0, 80.0),
+        (1050.0, "m-a", 50.0, 25.0, -50.0),
+        (1060.0, "m-b", 200.0, 200.0, 0.0),  # no error is relative to nothing
+        (1070.0, "m-a", -8.0, 4.0, None),  # no logarithm, no outcome
+        (1080.0, "m-a", 10.0, math.nan, 10.0),  # failed
+        (1090.0, "m-a", 0.0, 4.0, None),
+        (1090.0, "m-a", 4.0, 0.0, None),
+    ]
+    with Database.open(f"sqlite:///{tmp_path}/t.db") as database:
+        book, store = ExperimentBook(database, "m"), RecordStore(database)
+        assert collect(database, book, RUNNING) == Evidence()
+        for worker, milliseconds in (("w1", 2.0), ("w2", 4.0)):
+            counts = WorkerCounts()
+            counts.failed()
+            counts.valued(milliseconds)
+            book.report("e1", worker, counts.to_dict())
+        tallied = collect(database, book, RUNNING)
+        assert tallied == Evidence(attempts=4, failures=2, slower=Moments(2, 3.0, 1.0))
+        for at, (time, who, champion, challenger, _) in enumerate(pairs):
+            answer, shadow = (champion, challenger) if who == "m-a" else (challenger, champion)
+            other = "m-b" if who == "m-a" else "m-a"
+            store.append([valued(f"r{at}", who, "champion", answer, time)])
+            store.append([valued(f"r{at}-s", other, "shadow", shadow, time)])
+        store.append([valued("x", "m-a", "champion", 1.0, 1000.0)])
+        store.append([valued("x-s", "m-c", "shadow", 2.0, 1000.0)])  # of another model
+        known = [
+            Outcome(f"r{at}", one[4], 2000.0) for at, one in enumerate(pairs) if one[4] is not None
+        ]
+        store.add_outcomes(known)
+        found = collect(database, book, replace(RUNNING, stage_started=1050.0))
+    assert (found.rows, found.stage_rows) == (8, 6)
+    assert (found.attempts, found.failures, found.slower) == (4, 2, Moments(2, 3.0, 1.0))
+    champion, challenger = np.array([0.0, 10 / 80, 2.0]), np.array([0.1, 20 / 80, 1.5])
+    gaps = np.abs(np.log([1.1, 100 / 90, 0.5, 1.0]))
+    for moments, values in (
+        (found.champion_error, champion), (found.challenger_error, challenger),
+        (found.error, challenger - champion), (found.disagreement, gaps),
+    ):  # fmt: skip
+        assert moments.n == len(values)
+        assert (moments.mean, moments.variance) == pytest.approx((values.mean(), values.var()))
+
+
+def test_failures_weigh_by_the_mean_of_their_likelihood_ratios():
+    shares = np.array([0.01, 0.025, 0.1, 0.3, 0.6, 0.9])  # 2, 5 and 20 times the limit, and four
+    ratios = (shares / 0.005) ** 3 * ((1 - shares) / 0.995) ** 7
+    assert failure_evidence(3, 10, 0.005) == pytest.approx(ratios.mean())
+
+
+def test_a_share_of_all_is_no_hypothesis_since_one_success_would_rule_it_out():
+    # twice the limit is all of them
+    shares = np.array([0.6, 0.9])
+    ratios = (shares / 0.5) * ((1 - shares) / 0.5)
+    assert failure_evidence(1, 2, 0.5) == pytest.approx(ratios.mean())
