@@ -148,11 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             limits, strict=True,
         )
     ]  # fmt: skip
-    for goal in goals:
-        print(goal)
-        goal.keep(kept)
-    kept.keep()
-    return 0 if all(goal.reached for goal in goals) else 1
+    return kept.finish(goals)
 
 
 if __name__ == "__main__":

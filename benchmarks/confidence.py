@@ -207,11 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cells = (f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row)
             print("  ".join(text.rjust(len(n)) for text, n in zip(cells, columns, strict=True)))
     goals = [goal for title, found in results.items() for goal in goals_of(title, found)]
-    for goal in goals:
-        print(goal)
-        goal.keep(kept)
-    kept.keep()
-    return 0 if all(goal.reached for goal in goals) else 1
+    return kept.finish(goals)
 
 
 if __name__ == "__main__":

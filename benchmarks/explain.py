@@ -178,11 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Figure("times as fast as the fastest of them", min(line[4] for line in lines[1:]), 1,
                lower_is_better=False),
     ]  # fmt: skip
-    for goal in goals:
-        print(goal)
-        goal.keep(kept)
-    kept.keep()
-    return 0 if all(goal.reached for goal in goals) else 1
+    return kept.finish(goals)
 
 
 if __name__ == "__main__":

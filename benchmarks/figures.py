@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 VARIABLE = "TASADOR_BENCH_JSON"
 Cell = str | float | int | bool | None
@@ -25,6 +25,17 @@ def plain(value: Any) -> Cell:
         return value
     number = value.item() if hasattr(value, "item") else value
     return number if isinstance(number, int | bool) or math.isfinite(number) else None
+
+
+class Goal(Protocol):
+    """A figure beside its goal, as `main_job.Figure`."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether the goal is met."""
+
+    def keep(self, figures: Figures) -> None:
+        """Add it to what the suite shows."""
 
 
 @dataclass
@@ -69,6 +80,22 @@ class Figures:
             {"kind": "lines", "title": title, "caption": caption, "axes": list(axes),
              "series": points}
         )  # fmt: skip
+
+    def finish(self, goals: Sequence[Goal]) -> int:
+        """Print goals, keep everything, and return the exit code: 1 where a goal is missed."""
+        for goal in goals:
+            print(goal)
+            goal.keep(self)
+        self.keep()
+        return 0 if all(goal.reached for goal in goals) else 1
+
+    def show(self) -> None:
+        """Print the tables."""
+        for table in self.tables:
+            print(f"\n{table['title']}\n{' | '.join(table['columns'])}")
+            for row in table["rows"]:
+                print(" | ".join(f"{c:,.2f}" if isinstance(c, float) else str(c) for c in row))
+            print(table["note"])
 
     def keep(self) -> None:
         """Write everything to the file that the suite asked for, if it asked."""

@@ -185,11 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "the median of three, after one that compiles what it imports. The server's folder "
         f"has {size:.0f} MB, {size - alone:.0f} of them uv, with which it was made.",
     )  # fmt: skip
-    for goal in goals:
-        print(goal)
-        goal.keep(kept)
-    kept.keep()
-    return 0 if all(goal.reached for goal in goals) else 1
+    return kept.finish(goals)
 
 
 if __name__ == "__main__":

@@ -278,10 +278,8 @@ async def run(
     return load, memory
 
 
-def keep(
-    load: Load, memory: list[tuple[float, float]], operator: Operator, seconds: float
-) -> list[Figure]:
-    """Keep what the suite shows, print it, and return the figures that have goals."""
+def keep(load: Load, memory: list[tuple[float, float]], operator: Operator, seconds: float) -> int:
+    """Keep what the suite shows, print it, and return the exit code."""
     kept, span = Figures(), seconds / max(round(seconds / 60), 5)
 
     def within(found: list[tuple[float, float]], i: int) -> list[tuple[float, float]]:
@@ -326,15 +324,8 @@ def keep(
     if quiet:
         name = "the same of spans without a command"
         goals.append(Figure(name, max(quiet) / rows[0][2], TIMES_FIRST))
-    for goal in goals:
-        goal.keep(kept)
-    kept.keep()
-    for table in kept.tables:
-        print(f"\n{table['title']}\n{' | '.join(table['columns'])}")
-        for row in table["rows"]:
-            print(" | ".join(f"{c:,.2f}" if isinstance(c, float) else str(c) for c in row))
-        print(table["note"])
-    return goals
+    kept.show()
+    return kept.finish(goals)
 
 
 def main() -> int:
@@ -360,10 +351,7 @@ def main() -> int:
         with running(command, env, folder) as process:
             wait(lambda: asyncio.run(Caller(port).ask("GET", "/health/ready"))[0] == 200)
             load, memory = asyncio.run(run(port, process.pid, operator, rows, seconds))
-    goals = keep(load, memory, operator, seconds)
-    for goal in goals:
-        print(goal)
-    return 0 if all(goal.reached for goal in goals) else 1
+    return keep(load, memory, operator, seconds)
 
 
 def wait(ready: Callable[[], bool], limit_s: float = 60.0) -> None:

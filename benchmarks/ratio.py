@@ -216,11 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "MPAC's PRB divides by 0.693 where ln 2 is meant, and is rounded to five digits; its looks "
         "for sales chasing have other limits than assesspy's, which are ours.",
     )  # fmt: skip
-    for goal in goals:
-        print(goal)
-        goal.keep(kept)
-    kept.keep()
-    return 0 if all(goal.reached for goal in goals) else 1
+    return kept.finish(goals)
 
 
 if __name__ == "__main__":

@@ -179,11 +179,7 @@ def main() -> int:
         work = Work(folder, load_bundle(given.bundle), grid, table)
         work.prepare(*((4, 5_000) if given.small else (16, 500_000)))
         goals = measure(work, given.workers, kept)
-    for goal in goals:
-        goal.keep(kept)
-        print(goal)
-    kept.keep()
-    return 0 if all(goal.reached for goal in goals) else 1
+    return kept.finish(goals)
 
 
 if __name__ == "__main__":

@@ -204,8 +204,8 @@ def workers(workspace: Path, seconds: float, rounds: int) -> list[Costs]:
 
 def keep(
     found: dict[bool, list[Costs]], parts: list[tuple[str, float]], shared: list[Costs]
-) -> list[Figure]:
-    """Keep what the suite shows; return the figures that have goals."""
+) -> int:
+    """Keep what the suite shows, print it, and return the exit code."""
     kept = Figures()
     columns = ("Route", "requests/s", "p50 ms", "p99 ms", "failed", "server us a request",
                "wrk us a request", f"{CONNECTIONS} x server, ms")  # fmt: skip
@@ -257,15 +257,8 @@ def keep(
         Figure("share of what the cores have time for, %", 100 * two.target.median(0) / most, 85,
                lower_is_better=False),
     ]  # fmt: skip
-    for goal in goals:
-        goal.keep(kept)
-    kept.keep()
-    for table in kept.tables:
-        print(f"\n{table['title']}\n{' | '.join(table['columns'])}")
-        for row in table["rows"]:
-            print(" | ".join(f"{c:,.2f}" if isinstance(c, float) else str(c) for c in row))
-        print(table["note"])
-    return goals
+    kept.show()
+    return kept.finish(goals)
 
 
 def main() -> int:
@@ -275,14 +268,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    goals = keep(
+    return keep(
         roads(given.workspace, given.seconds, given.rounds),
         stages(given.workspace, given.seconds),
         workers(given.workspace, given.seconds, given.rounds),
     )
-    for goal in goals:
-        print(goal)
-    return 0 if all(goal.reached for goal in goals) else 1
 
 
 if __name__ == "__main__":
