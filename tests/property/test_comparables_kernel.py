@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tasador.core.kernels import Native, native
 from tasador.features import comparables as module
-from tasador.features.comparables import ComparablesIndex
+from tasador.features.comparables import FAR_NEIGHBOUR, REACH_QUANTILE, ComparablesIndex
 from tasador.features.plan import neighbourly_order
 
 compiled = pytest.mark.skipif(native().library is None, reason=native().reason)
@@ -76,6 +76,9 @@ def test_many_rows_are_searched_in_chunks_with_the_same_bits():
     assert (out[:, 2:-3] == index._features(together, own)).all()
     assert not out[:, :2].any()
     assert not out[:, -3:].any()
+    for wrong, message in ((out[:-1, 2:-3], "one row of features"), (out, "features asked for")):
+        with pytest.raises(ValueError, match=message):
+            index.features(together, own, out=wrong)
 
 
 def test_rows_of_one_place_follow_one_another_and_then_those_near():
@@ -283,3 +286,69 @@ def test_dates_that_do_not_fit_are_refused(fault):
     arrays["times"] = arrays["times"][::-1] if fault == "descends" else arrays["times"][:-1]
     with pytest.raises(ValueError, match="dates do not ascend"):
         ComparablesIndex.from_state(spec, arrays)
+
+
+@pytest.mark.parametrize("dated", [True, False])
+def test_without_the_kernels_the_sales_that_inform_a_row_are_the_same(dated, monkeypatch):
+    arrays = sales(11, 250, 2, 2, True, dated, 2)
+    asked = some(arrays, np.arange(0, 250, 3))
+    asked["points"][::4] += 0.03
+    names = ("points", "similar", "times", "context")
+
+    def searched():
+        index = restricted(arrays)
+        found = index.search(index.asked(*(asked[name] for name in names)))
+        return index, found, index.within_reach(found), features_of(index, asked)
+
+    want = searched()
+    monkeypatch.setattr(module, "native", lambda: Native(None, "not compiled"))
+    got = searched()
+    assert got[0]._compact is None
+    for before, after in ((want[1], got[1]), (want[2], got[2]), (want[3:], got[3:])):
+        assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("informs", ["all", "others", "earlier"])
+@pytest.mark.parametrize("rows", [41, 90])
+def test_the_reach_is_how_far_the_fourth_row_is_from_nearly_all(informs, rows):
+    arrays = sales(rows, rows, 2, 1, False, informs == "earlier", 1)
+    arrays["points"] = np.random.default_rng(rows).normal(size=(rows, 2))  # all of them apart
+    if informs == "earlier":
+        arrays["points"][np.argmax(arrays["times"])] = 9.0  # the newest is the farthest
+    index = ComparablesIndex.fit(**arrays, excludes_own=informs == "others")
+    places, first = index.points, 0
+    if informs == "earlier":
+        age = (index.times - index.times.max()) * index.age_scale
+        places, first = np.column_stack([index.points, age]), rows // 2
+    fourth = []
+    for i in range(first, rows):
+        distance = np.sqrt(np.square(places - places[i]).sum(axis=1))
+        told = np.arange(rows) != i if index.times is None else index.times < index.times[i]
+        fourth.append(np.sort(distance[told])[FAR_NEIGHBOUR - 1])
+    if informs == "earlier":  # of half of the rows, some of which count twice
+        assert sorted(fourth)[-2] < index.reach <= max(fourth)
+    else:
+        assert index.reach == pytest.approx(np.quantile(fourth, REACH_QUANTILE))
+
+
+def test_without_rows_to_compare_nothing_is_out_of_reach():
+    same = ComparablesIndex.fit(np.ones((9, 2)), np.arange(9.0), None, np.ones((9, 0)))
+    alone = ComparablesIndex.fit(
+        np.ones((1, 2)), np.ones(1), None, np.ones((1, 0)), excludes_own=True
+    )
+    assert (same.reach, alone.reach) == (np.inf, np.inf)
+
+
+def test_a_year_of_age_counts_as_the_way_to_the_sixteenth_neighbour():
+    points = np.random.default_rng(12).normal(size=(60, 2))
+    times = np.arange(60.0)
+    between = np.sqrt(np.square(points[:, None] - points).sum(axis=2))
+    way = np.median(np.sort(between, axis=1)[:, 15])  # the row itself is the first
+    index = ComparablesIndex.fit(points, times, None, points[:, :0], times)
+    assert index.age_scale * 365.25 * 86_400 == pytest.approx(way)
+    # twenty sales at each place: one without an extent, so that a side of it has to do
+    index = ComparablesIndex.fit(
+        np.repeat([[0.0, 0.0], [3.0, 4.0]], 20, axis=0), np.arange(40.0), None,
+        np.ones((40, 0)), np.arange(40.0),
+    )  # fmt: skip
+    assert index.age_scale * 365.25 * 86_400 == pytest.approx(np.sqrt(12.0) / np.sqrt(40.0))

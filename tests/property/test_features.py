@@ -111,6 +111,63 @@ def test_the_compiled_pass_gives_the_bits_of_numpy(
     assert features.transform(np.asfortranarray(X)).tobytes() == want.tobytes()
 
 
+COLUMNS: dict[str, dict[str, object]] = {
+    "size": {"kind": "number", "nullable": True},
+    "rooms": {"kind": "integer", "nullable": True},
+    "kind": {"kind": "category", "categories": CATEGORIES, "nullable": True},
+    "town": {"kind": "category", "categories": [f"t{i}" for i in range(30)], "nullable": True},
+    "built": {"kind": "datetime", "nullable": True},
+    "sold": {"kind": "datetime", "role": "timestamp", "nullable": True},
+    "lon": {"kind": "number", "role": "longitude"},
+    "lat": {"kind": "number", "role": "latitude"},
+}
+
+
+@pytest.mark.skipif(native().library is None, reason=native().reason)
+@pytest.mark.parametrize("gaps", ["median", "native"])
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        ("size rooms", FeatureSettings(comparables=False)),
+        ("size rooms", FeatureSettings()),
+        ("kind town", FeatureSettings()),
+        ("town kind built", FeatureSettings(max_one_hot=2)),
+        ("size rooms kind sold", FeatureSettings()),
+        ("rooms size town lon lat", FeatureSettings(clusters=3)),
+        ("lon lat size rooms kind", FeatureSettings(clusters=3, comparables=False)),
+        ("kind town built rooms sold size lon lat", FeatureSettings(clusters=2)),
+    ],
+)
+def test_the_compiled_pass_is_used_for_every_kind_of_table(
+    names: str, chosen: FeatureSettings, gaps: str
+) -> None:
+    columns = {name: COLUMNS[name] for name in names.split()}
+    table: dict[str, object] = {"name": "t", "columns": columns, "target": {"name": "price"}}
+    if "size" in columns:
+        table["ratios"] = {
+            "per_room": {"numerator": "size", "denominator": "rooms"},
+            "rooms_per_size": {"numerator": "rooms", "denominator": "size"},
+        }
+    random = np.random.default_rng(8)
+    values = {
+        "size": random.uniform(20, 200, 200), "rooms": random.integers(0, 6, 200),
+        "kind": random.integers(0, 4, 200), "town": random.integers(0, 31, 200),
+        "built": random.uniform(0, 1e9, 200), "sold": random.uniform(1e9, 1.1e9, 200),
+        "lon": random.uniform(-1, 1, 200), "lat": random.uniform(40, 41, 200),
+    }  # fmt: skip
+    X = np.column_stack([values[name] for name in columns]).astype(np.float64)
+    for place, column in enumerate(columns.values()):
+        if column.get("nullable"):
+            X[random.random(200) < 0.1, place] = np.nan
+    numbers = {name: gaps for name in columns if name in ("size", "rooms")}
+    pipeline = FeaturePipeline(from_dict(table), chosen, imputation=numbers)  # type: ignore[arg-type]
+    features = pipeline.fit(X, random.normal(size=200))
+    assert features._compact is not None
+    want = features._transform(X, features.imputer.fill(X))
+    assert features.transform(X).tobytes() == want.tobytes()
+    assert want.shape == (200, len(features.names)) == (200, len(features.kinds))
+
+
 @pytest.mark.skipif(native().library is None, reason=native().reason)
 def test_a_table_of_a_thousand_columns_goes_through_the_compiled_pass() -> None:
     columns = {f"x{i}": {"kind": "number"} for i in range(1000)}

@@ -289,8 +289,11 @@ class ComparablesIndex:
 
     def search(self, asked: Asked) -> Found:
         """Return the neighbours of rows: what `features` makes its features of."""
-        found = self._compact and self._compact.neighbours(*asked)
-        return Found(asked.places, *(found or self._nearest(asked)))
+        found = None if self._compact is None else self._compact.neighbours(*asked)
+        if found is not None:
+            return Found(asked.places, *found)
+        near = self._neighbours(asked)
+        return Found(asked.places, near.index, near.distance)
 
     def within_reach(self, found: Found) -> tuple[Positions, Positions]:
         """Return how many rows within `reach` inform each row, 64 at most, and the nearest.
@@ -301,20 +304,6 @@ class ComparablesIndex:
         distance[:, 1:][index[:, 1:] == index[:, :-1]] = np.inf  # repeated where too few are there
         within = np.isfinite(distance) & (distance <= self.reach)
         return within.sum(axis=1), np.where(np.isfinite(distance[:, 0]), index[:, 0], -1)
-
-    def _nearest(self, asked: Asked) -> tuple[Positions, Floats]:
-        """Do what `search` does without the kernel."""
-        k = np.arange(1, min(STEPS[-1], self.size) + 1)
-        distance, index = self._tree.query(asked.places, k=k)
-        rows = np.zeros(len(index), dtype=np.bool_)
-        if asked.limits is not None:
-            rows |= (index >= asked.limits[:, None]).any(axis=1)
-        if asked.context is not None:
-            rows |= distance[:, 0] == 0.0
-        if rows.any():  # the others' nearest all inform them
-            near = self._restricted(asked.take(np.flatnonzero(rows)), len(k))
-            distance[rows], index[rows] = near.distance, near.index
-        return index, distance
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the kernel's addresses to this process."""

@@ -312,15 +312,6 @@ def test_every_feature_means_one_thing(sales: ModelBundle) -> None:
     assert places == list(range(len(sales.features.names)))
 
 
-@pytest.mark.parametrize(("name", "meant"), [
-    ("ZipCode", "location"), ("ocean_proximity", "location"), ("SqFtTotLiving", "size"),
-    ("NbrBedrooms", "size"), ("YrBuilt", "age_and_condition"), ("OverallQual", "age_and_condition"),
-    ("median_income", "median_income"), ("carat", "carat"),
-])  # fmt: skip
-def test_a_column_is_about_what_its_name_says(name: str, meant: str) -> None:
-    assert meaning.meaning_of(Column(name, "number")) == meant
-
-
 def test_names_are_written_for_people() -> None:
     assert meaning.people_label("TrafficNoise") == "Traffic noise"
     assert meaning.people_label("median_income") == "Median income"

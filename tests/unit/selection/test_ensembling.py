@@ -6,6 +6,7 @@ import pytest
 from tasador.metrics.regression import ACCEPTED
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.ensembling import (
+    Stretch,
     evenness_figures,
     find_stretch,
     measure_bias,
@@ -122,3 +123,50 @@ def test_estimates_on_the_plain_scale_are_stretched_round_their_median() -> None
     found = find_stretch(estimate, actual, NONE)
     middle = float(np.median(estimate))
     assert found.factor * middle + found.shift == pytest.approx(middle)
+
+
+def test_bias_is_measured_where_a_ratio_has_a_meaning() -> None:
+    actual = np.array([0.0, 0.5, 1.0, 2.0, -3.0])
+    estimate = np.array([9.0, 1.0, 1.0, 3.0, 9.0])
+    bias = measure_bias(estimate, actual, NONE, metric="mae", choice="auto")
+    assert bias.median_ratio == 1.5  # of 2, 1 and 1.5
+    assert bias.mean_ratio == 23.0 / 0.5
+    assert (bias.error, bias.error_smeared) == (4.5, 4.5)
+    nothing = measure_bias(estimate[:1], actual[:1], NONE, metric="mae", choice="auto")
+    assert np.isnan([nothing.median_ratio, nothing.mean_ratio]).all()
+
+
+def off_middle(figures) -> float:
+    """How far PRD and PRB are from the middle of what is accepted; 1 is the end."""
+    return max(
+        abs(figures[name] - np.mean(ACCEPTED[name])) / (np.ptp(ACCEPTED[name]) / 2)
+        for name in ("prd", "prb")
+    )
+
+
+@pytest.mark.parametrize("noise", [0.08, 0.3])
+@pytest.mark.parametrize("pull", [-0.2, -0.035, 0.0, 0.02, 0.04, 0.06, 0.3, 0.5])
+def test_no_smaller_stretch_would_have_done_and_no_other_comes_nearer(pull, noise) -> None:
+    random = np.random.default_rng(4)
+    value = 12.0 + random.normal(0, 0.5, 601)
+    score, actual = value + pull * (12.0 - value) + random.normal(0, noise, 601), np.exp(value)
+    ratio = np.median(np.exp(score) / actual)
+
+    def stretched(factor: float) -> dict[str, float]:
+        estimate = np.exp(factor * score)
+        return evenness_figures(actual, estimate * ratio / np.median(estimate / actual))
+
+    before = evenness_figures(actual, np.exp(score))
+    grid = [1.0 + i / 400 for i in range(101)]
+    grid = sorted({*grid, *(1.0 / one for one in grid)}, key=lambda one: abs(np.log(one)))
+    tried = [(one, stretched(one)) for one in grid]
+    afford = [(one, f) for one, f in tried if f["mape"] <= before["mape"] * 1.008]
+    near = [one for one, figures in afford if off_middle(figures) <= 0.7]
+    want = near[0] if near else min(afford, key=lambda one: off_middle(one[1]))[0]
+    found: Stretch = find_stretch(score, actual, LOG)
+    assert found.factor == pytest.approx(want)
+    assert found.before == before
+    assert found.after == pytest.approx(stretched(want))
+    within = all(low <= found.after[n] <= high for n, (low, high) in ACCEPTED.items() if n != "cod"
+                 and n != "median_ratio")  # fmt: skip
+    assert found.reached == within
