@@ -203,6 +203,18 @@ class Mutation:
         self.failed: list[str] = []
         self.total = 0
         self.states: list[tuple[Mutant, str]] = []
+        self.seen: set[int] = set()
+        self.by_fixture: dict[int, set[int]] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
+        """Note what a fixture reaches: it may be made for the first of several tests only."""
+        outer, self.seen = self.seen, set()
+        try:
+            return (yield)
+        finally:
+            self.by_fixture.setdefault(id(fixturedef), set()).update(self.seen)
+            self.seen |= outer
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
@@ -276,13 +288,13 @@ class Mutation:
         # a code object's own hash goes over all of it, at every call of every function
         reached: dict[str, set[int]] = {}
         seconds = {}
+
+        def note(frame: FrameType, *_: object) -> None:
+            if id(frame.f_code) in codes:
+                self.seen.add(id(frame.f_code))
+
         for item, following in with_next(session.items):
-            seen = reached[item.nodeid] = set()
-
-            def note(frame: FrameType, *_: object, seen: set[int] = seen) -> None:
-                if id(frame.f_code) in codes:
-                    seen.add(id(frame.f_code))
-
+            self.seen = set()
             began = time.process_time()
             sys.setprofile(note)
             threading.setprofile(note)
@@ -290,6 +302,9 @@ class Mutation:
             sys.setprofile(None)
             threading.setprofile(None)  # type: ignore[arg-type]
             seconds[item.nodeid] = time.process_time() - began
+            named = item._fixtureinfo.name2fixturedefs
+            made = (self.by_fixture.get(id(one), ()) for every in named.values() for one in every)
+            reached[item.nodeid] = self.seen.union(*made)
         return reached, seconds
 
 

@@ -301,6 +301,7 @@ def test_cluster_labels_are_the_nearest_centroid() -> None:
     expected = np.linalg.norm(points[:, None] - clusters.centroids[None], axis=2)
     assert np.allclose(clusters.distances(points), expected)
     assert np.array_equal(clusters.labels(points), expected.argmin(axis=1))
+    assert (np.diff(clusters.centroids[:, 0]) > 0).all()  # whatever order KMeans found them in
 
 
 def test_ratios_are_missing_where_the_denominator_is_zero_and_dates_have_parts() -> None:

@@ -101,3 +101,19 @@ def test_the_statistics_are_kept_and_those_of_another_shape_are_refused(table) -
     short = {**arrays, "level_statistics.1": arrays["level_statistics.1"][:-1]}
     with pytest.raises(ValueError, match=r"level_statistics\.1"):
         FittedFeatures.from_state(CONTRACT, spec, short)
+
+
+def test_in_training_a_level_is_what_the_rows_of_the_other_folds_say(table) -> None:
+    X, y = table[0][:391], table[1][:391]  # folds of two sizes
+    fitted, Z = PIPELINE.fit_transform(X, y)
+    own = [fitted.names.index(name) for name in fitted.names if name.startswith("town_m")][1:]
+    fold = PIPELINE._folds(len(X))
+    weight = PIPELINE.settings.target_mean_weight
+    level = np.where(np.isnan(X[:, 1]), -1, X[:, 1])
+    for row in range(0, 391, 13):
+        others = fold != fold[row]
+        alike = y[others & (level == level[row])]
+        want = [
+            (alike.sum() + w * y[others].mean()) / (len(alike) + w) for w in (weight / 10, weight)
+        ]
+        assert Z[row, own] == pytest.approx(want)

@@ -120,6 +120,20 @@ def test_an_attribute_that_is_not_above_0_is_none_of_resemblance() -> None:
     assert np.allclose(similar, np.log(np.maximum(COLUMNS["noise"], positive.min())))
 
 
+def test_an_attribute_that_a_twentieth_of_the_rows_lacks_is_none_of_resemblance() -> None:
+    contract, X = table("strong lon lat")
+    X[:6, 0] = 0.0  # of 120
+    frame = FeaturePipeline(contract).fit(X, TARGET).frame(X)
+    found = plan_comparables(contract, frame, TARGET, FeatureSettings())
+    assert found is not None
+    assert found.similar_by is None
+    X[0, 0] = 1.0
+    frame = FeaturePipeline(contract).fit(X, TARGET).frame(X)
+    found = plan_comparables(contract, frame, TARGET, FeatureSettings())
+    assert found is not None
+    assert (found.similar_by, found.similar_floor) == ("strong", 1.0)
+
+
 def fitted(names: str) -> tuple[FittedFeatures, np.ndarray]:
     contract, X = table(names)
     return FeaturePipeline(contract).fit(X, TARGET), X

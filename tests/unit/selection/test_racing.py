@@ -16,9 +16,16 @@ from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.folds import Fold, make_folds, random_assignment
 from tasador.selection.search import racing as race
+from tasador.selection.search.checkpoint import FoldScore, Journal
 from tasador.selection.search.early_stopping import Growth, grow_group
 from tasador.selection.search.grid_search import SearchResult, grid_search
-from tasador.selection.search.shared_work import Candidate, Group, estimate_group, group_candidates
+from tasador.selection.search.shared_work import (
+    Candidate,
+    Drop,
+    Group,
+    estimate_group,
+    group_candidates,
+)
 from tasador.settings.run import SelectionSettings
 
 CONTRACT = from_dict(
@@ -160,6 +167,10 @@ def test_what_is_given_up_at_a_stop_before_the_first_step_of_the_grid_has_no_val
     found = list(grow_group(*common, lambda _: why))
     assert [e.given_up for e in found] == [why] * 6
     assert all(e.values == () and e.seconds > 0 for e in found)
+    # of one size there is no smaller model that tells how it will end
+    (alone,) = group_candidates([c for c in candidates if c.params == candidates[0].params])
+    (whole,) = grow_group(alone, *common[1:], lambda _: why)
+    assert (whole.given_up, [len(values) for values in whole.values]) == (None, [len(fold.Z_held)])
 
 
 def test_the_dear_wait_for_a_leader_among_the_cheap() -> None:
@@ -217,3 +228,29 @@ def test_equals_are_seldom_dropped_in_all_rounds_together() -> None:
                 dropped += 1
                 break
     assert dropped <= 15
+
+
+def test_the_journal_keeps_scores_losses_and_why_a_candidate_was_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = (Candidate(i, "ridge", {"alpha": float(i)}) for i in range(2))
+    losses = np.array([1.5, 2.5], np.float32)
+    scores = [
+        FoldScore(one, 0, {"mae": 1.0}, {"mae": 0.5}, 0.25, losses),
+        FoldScore(one, 3, {}, {}, 0.5, drop=Drop(0, 1.0, 0.5, (10, 40))),
+        FoldScore(other, 1, {"mae": 2.0}, {"mae": 1.5}, 0.125, drop=Drop(2, 1.0, 0.5)),
+    ]
+    for score in scores:
+        Journal(tmp_path / "journal").append(score)
+    journal = Journal(tmp_path / "journal")
+    found = {**journal.known(one), **journal.known(other)}
+    assert list(found) == [0, 3, 1]
+    for want in scores:
+        got = found[want.fold]
+        names = ("candidate", "held", "fitted", "seconds", "error", "drop")
+        assert [getattr(got, n) for n in names] == [getattr(want, n) for n in names]
+    assert np.array_equal(found[0].row_losses, losses)
+    with pytest.raises(ValueError, match="kept in a race only"):
+        _ = found[3].row_losses
+    assert Journal(None).known(one) == {}
+    assert not caplog.records

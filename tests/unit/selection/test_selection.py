@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tasador.contract.reader import from_dict
-from tasador.core.errors import ConfigError, TrainingError
+from tasador.core.errors import ConfigError, StorageError, TrainingError
 from tasador.data.table import Part, SealedPart
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.target_transform import TargetTransform
@@ -29,7 +29,7 @@ from tasador.selection.folds import (
     sample_rows,
 )
 from tasador.selection.search.grid_search import grid_search
-from tasador.selection.search.optuna_sweep import sweep
+from tasador.selection.search.optuna_sweep import _importance, sweep
 from tasador.selection.test_metrics import cross_validation, evaluate, out_of_fold
 from tasador.settings.run import SelectionSettings, SweepSettings
 
@@ -281,6 +281,48 @@ def test_a_sweep_takes_what_the_selection_measured_and_tries_no_point_next_to_it
     assert [t.params for t in given.trials] == [t.params for t in again.trials]
 
 
+def test_a_sweep_that_was_interrupted_leaves_no_trial_open(
+    part: Part, folds: list[Fold], tmp_path: Path
+) -> None:
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    journal, start = tmp_path / "sweep", {"alpha": 50.0}
+    arguments = ("ridge", start, SweepSettings(trials=2, folds=2), folds, part, TRANSFORM, 1)
+    first = sweep(*arguments, journal=journal)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+    (name,) = optuna.get_all_study_names(storage)
+    study = optuna.load_study(study_name=name, storage=storage)
+    study.ask()
+    assert sweep(*arguments, journal=journal).trials == first.trials
+    states = [trial.state.name for trial in study.get_trials()]
+    assert "RUNNING" not in states
+    assert states[-1] == "FAIL"
+
+
+def test_a_storage_of_sweeps_that_cannot_be_opened_is_named_without_its_password(
+    part: Part, folds: list[Fold], tmp_path: Path
+) -> None:
+    settings = SweepSettings(trials=2, folds=2, storage=f"sqlite:///{tmp_path}/none/study.db")
+    with pytest.raises(StorageError, match=r"the sweep's storage failed: .*none/study\.db"):
+        sweep("ridge", {"alpha": 1.0}, settings, folds, part, TRANSFORM, 1)
+
+
+@pytest.mark.parametrize(("errors", "told"), [([1.0, 1.0, 2.0, 2.0], True), ([1.0] * 4, False),
+                                              ([1.0, 2.0, 3.0], False)])  # fmt: skip
+def test_the_importance_of_parameters_needs_four_trials_that_differ(errors, told) -> None:
+    import optuna
+
+    study = optuna.create_study()
+    space = {"alpha": optuna.distributions.FloatDistribution(0.0, 9.0)}
+    for place, error in enumerate(errors):
+        trial = optuna.trial.create_trial(
+            params={"alpha": float(place)}, distributions=space, value=error
+        )
+        study.add_trial(trial)
+    assert _importance(study, 1) == ({"alpha": 1.0} if told else {})
+
+
 def test_without_trials_the_winner_stays(part: Part, folds: list[Fold]) -> None:
     result = sweep("ridge", {"alpha": 1.0}, SweepSettings(trials=0), folds, part, TRANSFORM, 1)
     assert result.final_params == {"alpha": 1.0}
@@ -312,6 +354,20 @@ def test_the_held_out_test_set_counts_its_openings_and_segments_are_reported(par
     assert sum(group.rows for group in report.deciles) == len(part)
     assert [group.ratio for group in report.deciles] == [1.0] * 10
     assert report.capped == ()
+
+
+def test_prices_below_one_are_compared_by_group_and_those_of_zero_are_not(part: Part) -> None:
+    y = np.linspace(0.1, 0.9, len(part))
+    y[:5] = 0.0
+    report = evaluate(
+        lambda X: (y * 1.1, y * 0.9, y * 1.2, None),
+        SealedPart(dataclasses.replace(part, y=y)), CONTRACT,
+        random_cv={}, time_cv=None, spatial_cv=None, promised=0.9, draws=5, seed=1, reason="test",
+        found_on=(part.X, np.zeros(len(part))),
+        by=lambda rows: {"half": {"left": np.arange(len(rows)) < 60}},
+    )  # fmt: skip
+    (left,) = (group for group in report.fairness if group.name == "left")
+    assert (left.rows, left.figures["median_ratio"]) == (55, pytest.approx(1.1))
 
 
 def test_coverage_counts_truths_below_the_interval_and_above_it(part: Part) -> None:

@@ -114,8 +114,15 @@ def test_one_deed_over_several_lots_is_suspicious_and_equal_houses_of_one_builde
     y[4:8] = 2000.0 * 120.0 * np.exp(0.3 * X[4, 2] + 0.1 * X[4, 3])
     found = suspects(replace(part, X=X, y=y))
     for at in range(4):
-        assert "one deed over several lots" in {reason.kind for reason in found.reasons[at]}
+        (deed,) = (one for one in found.reasons[at] if one.kind == "one deed over several lots")
+        assert deed.z == pytest.approx(found.residual_z[:4].sum() / 2.0)  # of four, independent
     assert not set(range(4, 8)) & set(found.reasons)
+    # each dearer than expected by less than is suspicious, and nobody's price for all of them
+    y[4:8] *= 1.55
+    of = part.property_hash.copy()
+    of[4:8] = of[4]  # no model learns one of them from another
+    found = suspects(replace(part, X=X, y=y, property_hash=of))
+    assert found.residual_z[4:8].sum() / 2.0 > 5.0 > found.score[4:8].max()
 
 
 def test_a_price_of_one_is_none_and_missing_dates_and_areas_are_no_reason():
@@ -124,15 +131,89 @@ def test_a_price_of_one_is_none_and_missing_dates_and_areas_are_no_reason():
     y[:2] = (1.0, 0.0)
     X[5:9, 0] = np.nan
     X[7:11, 1] = np.nan
+    X[11, 1] = 0.0
     found = suspects(replace(part, X=X, y=y))
     assert [found.reasons[at][0].text for at in (0, 1)] == [
         "price is 1: no market price", "price is 0: no market price",
     ]  # fmt: skip
     assert np.isinf(found.score[:2]).all()
     assert not set(range(5, 11)) & set(found.reasons)
+    assert "price per area" not in {reason.kind for reason in found.reasons.get(11, ())}
+    assert np.isnan(found.area_price_z[[*range(2), *range(7, 12)]]).all()
+    assert np.isfinite(found.area_price_z[12:]).all()
     assert Counter(reason[0].kind for reason in found.reasons.values())["no price"] == 2
 
 
 def test_too_few_prices_are_an_error():
     with pytest.raises(SalesError, match="too few sales have a price above 0"):
         suspects(homes(40))
+
+
+def test_prices_and_prices_per_area_are_as_far_from_their_median_as_it_is_usual():
+    alone = from_dict(
+        {
+            "name": "homes",
+            "columns": {"area": {"kind": "number", "unit": "m2"}, "age": {"kind": "number"}},
+            "target": {"name": "price", "transform": "log"},
+        }
+    )
+    rng = np.random.default_rng(4)
+    area = rng.uniform(40, 300, 201)
+    y = 2000.0 * area * np.exp(0.1 * rng.normal(size=201))
+    X = np.column_stack([area, rng.uniform(0, 9, 201)])
+    found = suspect_sales(alone, Part(X, y, np.arange(201, dtype=np.uint64)), threshold=5, seed=1)
+
+    def robust_z(values):
+        away = values - np.median(values)
+        return away / (1.4826 * np.median(np.abs(away)))
+
+    assert found.price_z == pytest.approx(robust_z(np.log(y)), rel=1e-4, abs=1e-6)
+    assert found.area_price_z == pytest.approx(robust_z(np.log(y / area)), rel=1e-4, abs=1e-6)
+    # most sales have nothing against them but what the model did not expect
+    assert (found.score == np.abs(found.residual_z)).mean() > 0.5
+    assert found.score.min() < 0.5
+
+
+@pytest.mark.parametrize("named", ["segment", "coordinates"])
+def test_the_place_is_the_segment_or_a_part_of_the_map_where_no_column_is_named_so(named):
+    rng = np.random.default_rng(8)
+    n = 1200
+    columns = {"area": {"kind": "number", "unit": "m2"}}
+    if named == "segment":
+        columns["tier"] = {"kind": "category", "categories": ["low", "top"], "role": "segment"}
+        place = rng.integers(0, 2, n)
+        X = np.column_stack([rng.uniform(40, 300, n), place]).astype(np.float64)
+    else:
+        columns |= {
+            "lon": {"kind": "number", "role": "longitude"},
+            "lat": {"kind": "number", "role": "latitude"},
+        }
+        X = np.column_stack([rng.uniform(40, 300, n), rng.uniform(0, 4, n), rng.uniform(0, 1, n)])
+        place = X[:, 1] > np.median(X[:, 1])
+    y = 2000.0 * X[:, 0] * np.exp(1.5 * place + 0.1 * rng.normal(size=n))
+    y[0] *= 20.0
+    contract = from_dict(
+        {"name": "homes", "columns": columns, "target": {"name": "price", "transform": "log"}}
+    )
+    found = suspect_sales(contract, Part(X, y, np.arange(n, dtype=np.uint64)), threshold=5, seed=1)
+    text = next(r.text for r in found.reasons[0] if r.kind == "price per area")
+    what = ("low", "top")[int(place[0])] if named == "segment" else "its part of the map"
+    per_area, alike = y / X[:, 0], place == place[0]
+    rows, times = int(alike.sum()), float(f"{per_area[0] / np.median(per_area[alike]):.2g}")
+    assert text == f"price per area is {times:g} times the median of {what} ({rows} sales)"
+
+
+def test_sales_of_properties_that_nobody_names_are_compared_too(planted):
+    part, wrong = planted
+    found = suspects(replace(part, property_hash=None))
+    assert found.flagged[wrong].all()
+    assert found.flagged.sum() <= len(wrong) + 3
+
+
+def test_of_two_sales_on_a_day_each_is_told_of_the_other():
+    part = homes(400)
+    X, y, of = part.X.copy(), part.y.copy(), part.property_hash.copy()
+    X[1], of[1], y[1] = X[0], of[0], y[0] * 0.2
+    found = suspects(replace(part, X=X, y=y, property_hash=of))
+    texts = [reason.text for reason in found.reasons[1]]
+    assert "the property was sold again 0 days later at 5 times this price" in texts

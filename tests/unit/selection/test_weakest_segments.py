@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tasador.contract.reader import from_dict
+from tasador.metrics.ratio_study import FEWEST_OF_GROUP
 from tasador.reporting.evaluation_tables import plain_groups, rule_text, weakest_table
 from tasador.selection.weakest_segments import Condition, WeakestSegments, weakest_segments
 
@@ -160,3 +161,27 @@ def test_the_table_compares_with_all_rows_and_the_json_has_the_words() -> None:
     assert plain["rules"][0] == {language: rule_text(result.segments[0].rule, language)
                                  for language in ("en", "es")}  # fmt: skip
     assert weakest_table(WeakestSegments((), 10, 1.0, 1.0)) == []
+
+
+def test_a_limit_of_whole_numbers_moves_none_of_them_to_the_other_side() -> None:
+    rooms = from_dict(
+        {"name": "t", "columns": {"rooms": {"kind": "integer"}}, "target": {"name": "price"}}
+    )
+    random = np.random.default_rng(3)
+    X, Z = (random.integers(1, 11, (n, 1)).astype(float) for n in (3000, 1500))
+    errors, own = (
+        np.abs(random.normal(0, 0.05, len(A))) * np.where(A[:, 0] <= 3, 5.0, 1.0) for A in (X, Z)
+    )
+    actual = np.full(len(Z), 1e5)
+    result = weakest_segments(rooms, X, 100 * errors, (Z, actual, actual * (1 + own)), dated=False)
+    assert text(result)[0] == "rooms ≤ 3"
+    assert result.segments[0].rows == (Z[:, 0] <= 3).sum()
+
+
+@pytest.mark.parametrize("few", [FEWEST_OF_GROUP - 1, FEWEST_OF_GROUP])
+def test_a_rule_needs_so_many_rows_that_meet_it(few: int) -> None:
+    X, Z = rows(6000, 1), rows(3000, 2)
+    Z[:, 0] = np.where(np.arange(3000) < few, 190.0, 100.0)
+    result = found(lambda A: A[:, 0] > 150, X, Z, factor=9.0)
+    counts = [one.rows for one in result.segments if text(result)[0] == "area > 150"]
+    assert counts[:1] == ([few] if few == FEWEST_OF_GROUP else [])
