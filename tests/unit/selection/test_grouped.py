@@ -103,7 +103,7 @@ def test_each_level_is_valued_by_the_model_of_its_own_rows_and_others_by_that_of
         ),
     ],
 )  # fmt: skip
-def test_the_decision_is_told_with_both_errors(taken, grouped, outcome, error, sentence) -> None:
+def test_the_decision_is_reported_with_both_errors(taken, grouped, outcome, error, sentence):
     picks = [Pick(Member("lightgbm", {}, 1, grouped=own), 0.08, 0.2, True) for own in taken]
     picks.append(Pick(Member("lightgbm", {}, 1, grouped=True), 0.07, 0.0, False))
     found = GroupComparison("kind", levels=("a", "b")).decided("wmape", 0.1, grouped, picks)

@@ -210,7 +210,7 @@ def test_sales_of_properties_that_nobody_names_are_compared_too(planted):
     assert found.flagged.sum() <= len(wrong) + 3
 
 
-def test_of_two_sales_on_a_day_each_is_told_of_the_other():
+def test_of_two_sales_on_a_day_each_names_the_other():
     part = homes(400)
     X, y, of = part.X.copy(), part.y.copy(), part.property_hash.copy()
     X[1], of[1], y[1] = X[0], of[0], y[0] * 0.2
