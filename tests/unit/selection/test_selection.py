@@ -89,6 +89,9 @@ def test_folds_end_when_enough_rows_are_held_out(part: Part) -> None:
     assert found.Z.shape == (60, len(some[0].names))
     assert np.isfinite(found.Z).all()
     assert found.metrics["mae"] == pytest.approx(np.mean(np.abs(found.score - part.y[found.rows])))
+    each = [np.mean(np.abs(scores - part.y)[fold.held_rows]) for fold in some]
+    assert found.spread["mae"] == pytest.approx(np.std(each, ddof=1))
+    assert cross_validation(scores, some[:1], part, TRANSFORM, ()).spread["mae"] == 0.0
 
 
 @given(
