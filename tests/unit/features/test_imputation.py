@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -115,6 +117,16 @@ def test_trees_that_point_outside_their_arrays_are_refused():
         filler_from_state("trees", {**stored, "children": circle})
     with pytest.raises(ValueError, match="finite rows or more"):
         filler_from_state("neighbours", {"points": np.ones((3, 2)), "values": np.ones(3)})
+
+
+@pytest.mark.parametrize("strategy", ["iterative_linear", "knn", "boosting", "iterative_rf"])
+def test_an_imputer_that_sees_a_single_column_is_read_back(strategy):
+    two = dataclasses.replace(CONTRACT, columns=CONTRACT.columns[:2])
+    X = table(60)[:, :2]
+    imputer = fit_imputer(two, X, {"beds": strategy}, 0)
+    again = Imputer.from_state(*imputer.state())
+    asked = np.column_stack([X[:, 0], np.full(60, np.nan)])
+    assert np.array_equal(again.fill(asked), imputer.fill(asked))
 
 
 @pytest.mark.parametrize("seed", [0, 5])

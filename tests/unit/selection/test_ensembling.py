@@ -127,11 +127,11 @@ def test_estimates_on_the_plain_scale_are_stretched_round_their_median() -> None
 
 def test_bias_is_measured_where_a_ratio_has_a_meaning() -> None:
     actual = np.array([0.0, 0.5, 1.0, 2.0, -3.0])
-    estimate = np.array([9.0, 1.0, 1.0, 3.0, 9.0])
+    estimate = np.array([9.0, 1.0, 1.0, 6.0, 9.0])
     bias = measure_bias(estimate, actual, NONE, metric="mae", choice="auto")
-    assert bias.median_ratio == 1.5  # of 2, 1 and 1.5
-    assert bias.mean_ratio == 23.0 / 0.5
-    assert (bias.error, bias.error_smeared) == (4.5, 4.5)
+    assert bias.median_ratio == 2.0  # of 2, 1 and 3
+    assert bias.mean_ratio == 26.0 / 0.5
+    assert (bias.error, bias.error_smeared) == (5.1, 5.1)
     nothing = measure_bias(estimate[:1], actual[:1], NONE, metric="mae", choice="auto")
     assert np.isnan([nothing.median_ratio, nothing.mean_ratio]).all()
 
