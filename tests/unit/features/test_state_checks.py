@@ -122,3 +122,13 @@ def test_comparables_that_are_none_of_the_contracts_are_refused(
     spec["comparables"] |= change
     with pytest.raises(ValueError, match=message):
         FittedFeatures.from_state(CONTRACT, spec, arrays)
+
+
+@pytest.mark.parametrize("strategy", ["boosting", "iterative_rf"])
+def test_trees_over_other_inputs_than_there_are_are_refused(strategy: str) -> None:
+    spec, arrays = state(strategy)
+    inputs, depth = arrays["imputer.2.model.shape"]
+    for wrong in (inputs - 1, inputs + 1):
+        arrays["imputer.2.model.shape"] = np.array([wrong, depth], np.int32)
+        with pytest.raises(ValueError, match=f"takes other inputs than the {inputs} there are"):
+            FittedFeatures.from_state(CONTRACT, spec, arrays)
