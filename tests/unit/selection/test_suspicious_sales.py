@@ -174,15 +174,18 @@ def test_prices_and_prices_per_area_are_as_far_from_their_median_as_it_is_usual(
     assert found.score.min() < 0.5
 
 
-@pytest.mark.parametrize("named", ["segment", "coordinates"])
+@pytest.mark.parametrize("named", ["tier", "zip", "coordinates"])
 def test_the_place_is_the_segment_or_a_part_of_the_map_where_no_column_is_named_so(named):
     rng = np.random.default_rng(8)
     n = 1200
     columns = {"area": {"kind": "number", "unit": "m2"}}
-    if named == "segment":
-        columns["tier"] = {"kind": "category", "categories": ["low", "top"], "role": "segment"}
+    if named != "coordinates":
+        columns[named] = {"kind": "category", "categories": ["low", "top"], "role": "segment"}
         place = rng.integers(0, 2, n)
         X = np.column_stack([rng.uniform(40, 300, n), place]).astype(np.float64)
+        if named == "zip":  # of columns that are named as places are, the one that says the most
+            columns["county"] = {"kind": "category", "categories": ["A", "B", "C"]}
+            X = np.column_stack([X, rng.integers(0, 3, n)])
     else:
         columns |= {
             "lon": {"kind": "number", "role": "longitude"},
@@ -197,7 +200,7 @@ def test_the_place_is_the_segment_or_a_part_of_the_map_where_no_column_is_named_
     )
     found = suspect_sales(contract, Part(X, y, np.arange(n, dtype=np.uint64)), threshold=5, seed=1)
     text = next(r.text for r in found.reasons[0] if r.kind == "price per area")
-    what = ("low", "top")[int(place[0])] if named == "segment" else "its part of the map"
+    what = ("low", "top")[int(place[0])] if named != "coordinates" else "its part of the map"
     per_area, alike = y / X[:, 0], place == place[0]
     rows, times = int(alike.sum()), float(f"{per_area[0] / np.median(per_area[alike]):.2g}")
     assert text == f"price per area is {times:g} times the median of {what} ({rows} sales)"
