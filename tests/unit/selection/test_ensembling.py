@@ -72,6 +72,8 @@ def test_duans_factor_makes_the_sum_right_and_is_taken_where_it_helps() -> None:
         assert bias.mean_ratio < 0.93
         assert bias.mean_ratio * bias.duan == pytest.approx(1.0, abs=0.05)
         assert bias.median_ratio == pytest.approx(1.0, abs=0.05)
+    high = measure_bias(TRUTH + 1.0, actual, LOG, metric="rmse", choice="auto")
+    assert high.factor == high.duan == pytest.approx(np.exp(0.125 - 1.0), rel=0.03)
     plain = measure_bias(TRUTH, TRUTH + 9, NONE, metric="rmse", choice="duan")
     assert plain.factor == plain.duan == 1.0
 
