@@ -6,13 +6,6 @@ The code in `comparables.py` stays the definition: this gives the same bits.
 from __future__ import annotations
 
 import ctypes
-import sys
-from collections.abc import Mapping
-from contextlib import suppress
-from functools import cache
-from importlib import import_module
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -40,11 +33,6 @@ _MOST_SERIES = 64
 _NOT_FINITE = 2
 #: Rows searched at a time: their work arrays stay in the processor's second cache.
 _KERNEL_CHUNK = 256
-_TREE = "scipy.spatial._ckdtree"
-#: What scipy's k-d tree imports, and the names that it takes from there with numpy 2.
-_UNUSED_BY_TREES: Mapping[str, Mapping[str, Any]] = {
-    "scipy.spatial": {}, "scipy.sparse": {}, "scipy._lib._util": {"copy_if_needed": None},
-}  # fmt: skip
 _CELL = np.dtype(
     [("split", "f8"), ("axis", "i4"), ("less", "u4"), ("greater", "u4"), ("earliest", "u4")]
 )
@@ -278,27 +266,10 @@ def _neighbours_in(work: Floats, n: int) -> tuple[NDArray[np.int64], Floats]:
 
 def tree_of(points: Floats) -> cKDTree:
     """Return the k-d tree of points (n, d)."""
-    return _tree_class()(points)
+    # a quarter of a second to import, which commands that value nothing do without
+    from scipy.spatial import cKDTree
 
-
-@cache
-def _tree_class() -> Any:
-    """Return scipy's cKDTree; without the rest of `scipy.spatial` where nobody imported that yet.
-
-    The rest, and what it imports of numpy, takes a quarter of a second, and a tree needs none of
-    it. Whoever imports it later gets the real one.
-    """
-    if sys.modules.keys().isdisjoint(_UNUSED_BY_TREES):
-        import scipy
-
-        for name, contents in _UNUSED_BY_TREES.items():
-            sys.modules[name] = empty = ModuleType(name)
-            vars(empty).update(contents, __path__=[str(Path(scipy.__path__[0], "spatial"))])
-        with suppress(ImportError):  # a scipy whose tree needs more of them
-            import_module(_TREE)
-        for name in _UNUSED_BY_TREES:
-            del sys.modules[name]
-    return import_module(_TREE).cKDTree
+    return cKDTree(points)
 
 
 def _cells(tree: Any, order: NDArray[np.int64]) -> NDArray[Any]:
