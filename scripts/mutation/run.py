@@ -386,6 +386,8 @@ def run_area(name: str, sample: int, only: str) -> dict[str, Any]:
     plugin = Mutation(paths_of(area), sample, only, threads=area.get("threads", False))
     words = [*(f"tests/{one}" for one in area["tests"]), "-q", "-m", "not slow", "--tb=no"]
     words += ["-p", "no:cacheprovider", "-p", "no:xdist", "--capture=sys"]
+    if "only" in area:
+        words += ["-k", area["only"]]
     for one in area.get("without", ()):
         words += ["--deselect", f"tests/{one}"]
     os.chdir(ROOT)
