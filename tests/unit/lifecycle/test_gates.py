@@ -12,6 +12,7 @@ import pytest
 
 from fixtures.houses import Recipe, houses, train_bundle
 from tasador.contract.model import Column
+from tasador.core.errors import DataError
 from tasador.data.table import Table
 from tasador.lifecycle import gate_evaluation
 from tasador.lifecycle.gate_evaluation import held_out_rows, measure
@@ -22,6 +23,7 @@ from tasador.lifecycle.gates import (
     HeldOutRows,
     _beats_guess,
     _coverage,
+    _level,
     evaluate_gates,
     not_worse,
     paired_bootstrap,
@@ -203,7 +205,25 @@ def test_a_bundle_of_another_contract_is_refused_and_says_why(world, champion):
     assert states(report)["contract compatible"] == "fail"
     gate = next(gate for gate in report.gates if gate.name == "contract compatible")
     assert "income: its bounds were" in gate.text
-    assert states(report)["MAPE"] == "pass"  # the same rows, encoded anew for the champion
+    # the same rows, encoded anew for the champion
+    compared = next(gate for gate in report.gates if gate.name == "MAPE")
+    assert compared.state == "pass"
+    assert compared.figures["champion"] == pytest.approx(compared.figures["challenger"], rel=0.05)
+
+
+def test_a_champion_that_cannot_value_the_rows_is_not_outdone(world, champion, monkeypatch):
+    rows = held_out_rows(champion, champion, world.tables)
+
+    def refuse(*_: object) -> None:
+        raise DataError("rows of another kind")
+
+    # the gates ask a challenger for more than its estimates: `value_arrays`
+    monkeypatch.setattr(ModelBundle, "predict", refuse)
+    report = evaluate_gates(champion, champion, rows, CHEAP)
+    gate = report.gates[-1]
+    assert (gate.name, gate.state) == ("not worse than the champion", "cannot tell")
+    assert gate.text == "the champion cannot value the rows: rows of another kind"
+    assert not report.passed
 
 
 @pytest.mark.no_cover
@@ -535,3 +555,10 @@ def test_a_first_model_that_values_everything_alike_is_refused():
     actual = np.array([1.0, 2.0, 4.0])
     assert _beats_guess(actual, np.full(3, 2.0)).state == "fail"
     assert _beats_guess(actual, np.array([1.0, 2.0, 3.9])).state == "pass"
+
+
+def test_a_figure_that_is_not_defined_says_nothing_against_a_first_model():
+    gate = _level(np.ones(3), np.ones(3))
+    assert gate.state == "pass"
+    assert "PRB nan (undefined)" in gate.text
+    assert "PRD 1.000 (met)" in gate.text
