@@ -180,11 +180,11 @@ def test_a_refused_record_is_told_and_the_database_stays_in_use(settings) -> Non
     writer.start()
     good, bad = some_records(2)
     waiting = writer.submit_from_thread([good, bad._replace(features=None)])
-    with pytest.raises(RejectedValuesError, match="does not take these values"):
+    with pytest.raises(RejectedValuesError, match=r"^the database .* does not take these values"):
         waiting.result(timeout=20)
     status = writer.status()
     assert (status.refused, status.written, status.state) == (1, 1, "ok")
-    assert "does not take these values" in status.last_error
+    assert status.last_error.startswith("the database")
     assert writer.close()
 
 
@@ -206,3 +206,22 @@ def test_a_writer_that_was_closed_takes_no_more_and_closes_again(settings) -> No
     with pytest.raises(StorageError, match="not running"):
         writer.submit_from_thread(some_records(1))
     assert writer.close()
+
+
+def test_a_group_that_waits_alone_for_a_locked_database_goes_into_the_spool(settings) -> None:
+    Database.open(settings.url).close()
+    writer = RecordWriter(dataclasses.replace(settings, bound_s=0.2))
+    writer.start()
+    writer.submit_from_thread(some_records(1)).result(timeout=20)
+    lock = sqlite3.connect(settings.url.removeprefix("sqlite:///"), isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    writer.submit_from_thread(some_records(3)).result(timeout=20)
+    status = writer.status()
+    lock.close()
+    # SQLite itself would have given up after seconds, with another reason
+    assert status.last_error == "the database did not answer within 0.1 s"
+    assert status.state == "spooling"
+    assert status.spooled >= 3
+    wait_until(lambda: writer.status().state == "ok")
+    assert writer.close()
+    assert len(ids_in(settings)) == 4
