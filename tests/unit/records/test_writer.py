@@ -15,9 +15,9 @@ import pytest
 from tasador.contract.target_check import TargetBounds
 from tasador.core.errors import StorageError
 from tasador.records.batch_writer import RecordWriter
-from tasador.records.batches import WAKE, Submission, take_group
+from tasador.records.batches import WAKE, Submission, insert_records, take_group
 from tasador.records.database import Database
-from tasador.records.errors import RejectedValuesError
+from tasador.records.errors import OutageError, RejectedValuesError
 from tasador.records.record import Record, new_ids
 from tasador.records.shared_state import kept_targets
 from tasador.settings.serving import RecordSettings
@@ -215,13 +215,32 @@ def test_a_group_that_waits_alone_for_a_locked_database_goes_into_the_spool(sett
     writer.submit_from_thread(some_records(1)).result(timeout=20)
     lock = sqlite3.connect(settings.url.removeprefix("sqlite:///"), isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
-    writer.submit_from_thread(some_records(3)).result(timeout=20)
+    writer.submit_from_thread(some_records(1)).result(timeout=20)
     status = writer.status()
     lock.close()
     # SQLite itself would have given up after seconds, with another reason
     assert status.last_error == "the database did not answer within 0.1 s"
     assert status.state == "spooling"
-    assert status.spooled >= 3
+    assert status.spooled >= 1
     wait_until(lambda: writer.status().state == "ok")
     assert writer.close()
-    assert len(ids_in(settings)) == 4
+    assert len(ids_in(settings)) == 2
+
+
+def test_an_outage_among_records_that_are_tried_alone_counts_none_as_written(caplog) -> None:
+    class Vanishing:
+        def __init__(self) -> None:
+            self.alone = 0
+
+        def insert(self, table: str, rows: list[Record]) -> None:
+            if len(rows) > 1:
+                raise RejectedValuesError.of("here", "one of them is bad")
+            self.alone += 1
+            if self.alone == 1:
+                raise RejectedValuesError.of("here", "bad")
+            raise OutageError.of("here", "it is gone")
+
+    with pytest.raises(OutageError, match="it is gone"):
+        insert_records(Vanishing(), some_records(3))
+    (told,) = [one.getMessage() for one in caplog.records]
+    assert told.startswith("a record is refused: the database here does not take these values: bad")
