@@ -286,7 +286,7 @@ def with_gaps(values, gaps):
     return np.append(values, np.full(gaps, np.nan))
 
 
-def test_a_change_is_told_by_what_a_reader_would_see_first():
+def test_a_change_is_described_by_what_a_reader_would_see_first():
     number, values = Column("x", "number"), np.linspace(0.0, 1.0, 950)
     half = values * 0.5
     for before, now, text in (

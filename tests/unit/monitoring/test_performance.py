@@ -237,9 +237,9 @@ def test_an_estimate_lies_where_the_measured_figure_would(reference, window):
         assert (got.low, got.high) == pytest.approx((value - half, value + half), rel=1e-6)
         assert got.reference == pytest.approx(figure_of(reference, name))
     few = evaluate(known, made, Thresholds(min_rows=n + 1), domain_classifier=False)
-    (told,) = few.of_check("estimate")
-    assert (told.level, few.by_check["estimate"]) == ("cannot_tell", "cannot_tell")
-    assert told.reason == "500 rows have an estimate, at least 501 are needed"
+    (finding,) = few.of_check("estimate")
+    assert (finding.level, few.by_check["estimate"]) == ("cannot_tell", "cannot_tell")
+    assert finding.reason == "500 rows have an estimate, at least 501 are needed"
 
 
 def figure_of(reference, name):

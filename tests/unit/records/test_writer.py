@@ -122,10 +122,10 @@ def test_an_outage_is_known_before_the_first_record_and_over_when_the_database_i
     writer.submit_from_thread(some_records(2)).result(timeout=20)
     assert (writer.status().written, writer.status().spooled) == (2, 0)
     assert writer.close()
-    told = [one.getMessage() for one in caplog.records if "records go into" in one.getMessage()]
-    assert len(told) == 2
-    assert told[0].startswith("records go into the spool: the database")
-    assert told[1] == "records go into the database again; the spool is empty"
+    messages = [one.getMessage() for one in caplog.records if "records go into" in one.getMessage()]
+    assert len(messages) == 2
+    assert messages[0].startswith("records go into the spool: the database")
+    assert messages[1] == "records go into the database again; the spool is empty"
 
 
 def test_a_writer_that_can_keep_records_nowhere_says_so_until_it_can(blocked, tmp_path) -> None:
@@ -175,7 +175,7 @@ def test_a_group_holds_whole_submissions_until_there_are_enough(most, size) -> N
     assert take_group(queue, 1, 0.001) is None
 
 
-def test_a_refused_record_is_told_and_the_database_stays_in_use(settings) -> None:
+def test_a_refused_record_is_reported_and_the_database_stays_in_use(settings) -> None:
     writer = RecordWriter(settings)
     writer.start()
     good, bad = some_records(2)
@@ -242,5 +242,7 @@ def test_an_outage_among_records_that_are_tried_alone_counts_none_as_written(cap
 
     with pytest.raises(OutageError, match="it is gone"):
         insert_records(Vanishing(), some_records(3))
-    (told,) = [one.getMessage() for one in caplog.records]
-    assert told.startswith("a record is refused: the database here does not take these values: bad")
+    (message,) = [one.getMessage() for one in caplog.records]
+    assert message.startswith(
+        "a record is refused: the database here does not take these values: bad"
+    )
