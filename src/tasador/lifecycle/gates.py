@@ -285,7 +285,9 @@ def segments_not_worse(
             rows.actual[chosen], new[chosen], old[chosen],
             confidence=confidence, draws=settings.draws,
         )["mape"]  # fmt: skip
-        share = one.worse / one.champion if one.champion > 0 else math.nan
+        # where the champion makes no error, any is infinitely larger
+        infinite = math.inf if one.worse > 0 else 0.0
+        share = one.worse / one.champion if one.champion else infinite
         figures[name] = share
         if share > most:
             most, worst = share, f"{name}: MAPE {one.challenger:.2f}%, champion {one.champion:.2f}%"

@@ -12,6 +12,7 @@ import pytest
 
 from fixtures.houses import Recipe, houses, train_bundle
 from tasador.contract.model import Column
+from tasador.core.errors import DataError
 from tasador.data.table import Table
 from tasador.lifecycle import gate_evaluation
 from tasador.lifecycle.gate_evaluation import held_out_rows, measure
@@ -20,7 +21,9 @@ from tasador.lifecycle.gates import (
     Gate,
     GateReport,
     HeldOutRows,
+    _beats_guess,
     _coverage,
+    _level,
     evaluate_gates,
     not_worse,
     paired_bootstrap,
@@ -202,7 +205,25 @@ def test_a_bundle_of_another_contract_is_refused_and_says_why(world, champion):
     assert states(report)["contract compatible"] == "fail"
     gate = next(gate for gate in report.gates if gate.name == "contract compatible")
     assert "income: its bounds were" in gate.text
-    assert states(report)["MAPE"] == "pass"  # the same rows, encoded anew for the champion
+    # the same rows, encoded anew for the champion
+    compared = next(gate for gate in report.gates if gate.name == "MAPE")
+    assert compared.state == "pass"
+    assert compared.figures["champion"] == pytest.approx(compared.figures["challenger"], rel=0.05)
+
+
+def test_a_champion_that_cannot_value_the_rows_is_not_outdone(world, champion, monkeypatch):
+    rows = held_out_rows(champion, champion, world.tables)
+
+    def refuse(*_: object) -> None:
+        raise DataError("rows of another kind")
+
+    # the gates ask a challenger for more than its estimates: `value_arrays`
+    monkeypatch.setattr(ModelBundle, "predict", refuse)
+    report = evaluate_gates(champion, champion, rows, CHEAP)
+    gate = report.gates[-1]
+    assert (gate.name, gate.state) == ("not worse than the champion", "cannot tell")
+    assert gate.text == "the champion cannot value the rows: rows of another kind"
+    assert not report.passed
 
 
 @pytest.mark.no_cover
@@ -416,3 +437,128 @@ def test_without_a_segment_column_no_segment_can_be_worse(champion):
     bundle = SimpleNamespace(contract=dataclasses.replace(champion.contract, columns=columns))
     gate = segments_not_worse(bundle, rows, np.ones(2), np.ones(2), GateSettings())
     assert (gate.name, gate.state, gate.figures) == ("segments", "pass", {})
+
+
+def segment_gate(segments, **settings):
+    """Judge segments given as (actual, the new model's estimates, the champion's)."""
+    names = tuple(f"kind {at}" for at in range(len(segments)))
+    column = Column("kind", "category", role="segment", categories=names)
+    contract = SimpleNamespace(
+        with_role=lambda role: {"segment": column}[role], position=lambda name: 0,
+        features=(column,),
+    )  # fmt: skip
+    actual, new, old = (np.concatenate(parts) for parts in zip(*segments, strict=True))
+    codes = np.repeat(np.arange(len(segments)), [len(one) for one, *_ in segments])
+    rows = HeldOutRows(codes[:, None].astype(float), actual, "")
+    bundle = SimpleNamespace(contract=contract)
+    return segments_not_worse(bundle, rows, new, old, GateSettings(**settings))
+
+
+def off(*shares):
+    """Return true values of 1 and estimates that are off by these shares."""
+    return np.ones_like(shares[0]), *(1 + np.asarray(share) for share in shares)
+
+
+def test_a_segment_is_worse_by_a_share_of_its_own_error():
+    gate = segment_gate([
+        off(np.full(30, 0.12), np.full(30, 0.05)), off(np.full(30, 0.05), np.full(30, 0.10)),
+        off(np.full(29, 0.90), np.full(29, 0.01)),
+    ])  # fmt: skip
+    assert gate.figures == pytest.approx({"kind 0": 1.4, "kind 1": -0.5})
+    assert gate.state == "fail"
+    assert gate.text == (
+        "2 compared; 1 with fewer than 30 rows left out; the worst is kind 0: MAPE 12.00%, "
+        "champion 5.00% (limit +10%); worse: kind 0"
+    )
+
+
+def test_less_than_a_percentage_point_may_be_worse_and_one_row_is_no_proof():
+    small = off(np.full(30, 0.010), np.full(30, 0.005))
+    share = segment_gate([small]).figures["kind 0"]
+    for limit, state in ((0.1, "fail"), (share - 1e-9, "fail"), (share, "pass")):
+        assert segment_gate([small], segment_limit=limit).state == state
+    # a third of the resamples does not hold the only row that is worse
+    once = np.where(np.arange(30) == 7, 0.5, 0.01)
+    gate = segment_gate([off(once, np.full(30, 0.01))])
+    assert gate.figures["kind 0"] > 1
+    assert gate.state == "pass"
+
+
+def test_the_confidence_is_divided_among_the_segments_that_are_compared():
+    # 59 of 100 rows are worse, the others better: 1.83 standard errors, less than 5% by chance
+    more = np.where(np.arange(100) < 59, 0.15, 0.05)
+    doubtful, equal = off(more, 0.2 - more), off(more, more)
+    assert segment_gate([doubtful]).state == "fail"
+    assert segment_gate([doubtful, equal]).state == "pass"
+    few = off(more[:9], more[:9])
+    assert segment_gate([doubtful, few]).state == "fail"
+
+
+def test_a_segment_that_the_champion_values_without_error_may_not_get_one():
+    exact, wrong = off(np.zeros(30), np.zeros(30)), off(np.full(30, 0.01), np.zeros(30))
+    gate = segment_gate([exact])
+    assert (gate.state, gate.figures) == ("pass", {"kind 0": 0.0})
+    assert segment_gate([exact, wrong]).state == "fail"
+
+
+def test_a_loss_that_may_be_none_is_not_refused_for_sure():
+    once = np.where(np.arange(100) == 7, 1.01, 0.01)
+    settings = GateSettings(error_margin=1.5)
+    gate = next(iter(not_worse(*off(once, np.full(100, 0.01)), settings)))
+    assert (gate.figures["low"], gate.figures["worse"]) == pytest.approx((0.0, 1.0))
+    assert gate.state == "cannot tell"
+
+
+def test_the_text_of_a_comparison_holds_both_figures_their_difference_and_the_margin():
+    found = {g.name: g for g in not_worse(*off([0.12] * 9, [0.05] * 9), GateSettings())}
+    assert found["MAPE"].text == (
+        "12.00%, champion 5.00%: 7.00 worse, at most +7.00 worse at 95% (margin 0.10)"
+    )
+    back = {g.name: g for g in not_worse(*off([0.05] * 9, [0.12] * 9), GateSettings())}
+    assert back["wMAPE"].text == (
+        "5.00%, champion 12.00%: 7.00 better, at most -7.00 worse at 95% (margin 0.24)"
+    )
+
+
+def test_as_many_resamples_are_drawn_as_asked_for():
+    rng = np.random.default_rng(4)
+    rows = off(*(0.2 * rng.normal(size=(2, 100))))
+
+    def bounds(draws: int) -> tuple[float, float]:
+        one = paired_bootstrap(*rows, draws=draws)["mape"]
+        return one.low, one.high
+
+    assert bounds(1)[0] == bounds(1)[1]
+    for draws in (2, 201, 399, 400):
+        assert bounds(draws) == bounds(draws)
+        assert bounds(draws) != bounds(draws + 1)
+
+
+def test_the_bound_of_coverage_is_wilsons():
+    n, inside, z = 400, 340, 1.6448536269514722
+    share = inside / n
+    # those p that are not surely wrong: (share - p)^2 <= z^2 p (1 - p) / n
+    upper = max(np.roots([1 + z * z / n, -2 * share - z * z / n, share * share]))
+    at = np.where(np.arange(n) < inside, 10.0, 10.5)
+    # a value at the bound of its interval is inside
+    ends = np.where(np.arange(n) % 2, 9.0, 10.0), np.where(np.arange(n) % 2, 10.0, 10.2)
+    for promised, state in (
+        (share, "pass"), (share + 1e-9, "cannot tell"), (upper - 1e-9, "cannot tell"),
+        (upper + 1e-9, "fail"),
+    ):  # fmt: skip
+        gate = _coverage(at, *ends, promised + 0.03, GateSettings(coverage_slack=0.03))
+        assert gate.state == state, promised
+        assert gate.figures == pytest.approx({"coverage": share, "least": promised})
+
+
+def test_a_first_model_that_values_everything_alike_is_refused():
+    actual = np.array([1.0, 2.0, 4.0])
+    assert _beats_guess(actual, np.full(3, 2.0)).state == "fail"
+    assert _beats_guess(actual, np.array([1.0, 2.0, 3.9])).state == "pass"
+
+
+def test_a_figure_that_is_not_defined_says_nothing_against_a_first_model():
+    gate = _level(np.ones(3), np.ones(3))
+    assert gate.state == "pass"
+    assert "PRB nan (undefined)" in gate.text
+    assert "PRD 1.000 (met)" in gate.text

@@ -271,3 +271,91 @@ def test_a_column_without_rows_is_one_of_the_family_and_cannot_tell():
     assert moved.p_adjusted == pytest.approx(3 * moved.p_value)
     assert other == pytest.approx(0.75)
     assert (empty.level, empty.n, empty.psi) == ("cannot_tell", 0, None)
+
+
+def judged(column, before, now, **limits):
+    """Return the drift of a column between two samples, each an array of encoded values."""
+    profile = Profile.of(np.asarray(before, dtype=float), column)
+    window = ColumnSummary.of(np.asarray(now, dtype=float), profile.grid)
+    measured = drift.compare_column(column, profile, window)
+    ((found,), _) = drift.check_columns([measured], Thresholds(**limits))
+    return found
+
+
+def with_gaps(values, gaps):
+    return np.append(values, np.full(gaps, np.nan))
+
+
+def test_a_change_is_described_by_what_a_reader_would_see_first():
+    number, values = Column("x", "number"), np.linspace(0.0, 1.0, 950)
+    half = values * 0.5
+    for before, now, text in (
+        (with_gaps(values, 50), with_gaps(half, 50), "mean down by 0.87 standard deviations"),
+        (with_gaps(values, 50), with_gaps(values, 200), "17% of the values are missing"),
+        (values, values + 2.0, "all values lie outside what the reference spans"),
+        (values, values - 2.0, "all values lie outside what the reference spans"),
+        (values, np.full(400, 0.25), "constant at 0.25"),
+        (values, np.abs(values - 0.5) + 0.25, "distributed differently around the same mean"),
+        (np.full(400, np.nan), values, "has values, the reference has none"),
+        (values, np.full(400, np.nan), "every value is missing"),
+    ):
+        found = judged(number, before, now, psi_warn=0.05, psi_alert=0.05)
+        assert found.level == "alert", text
+        assert found.reason.startswith(f"{text}: PSI {found.psi:.3g}, chance gives"), found.reason
+
+
+def test_of_the_rows_time_only_the_missing_are_compared_and_named():
+    time = Column("sold", "datetime", role="timestamp")
+    values = np.linspace(1.0e9, 1.1e9, 950)
+    found = judged(time, with_gaps(values, 50), with_gaps(values + 9e8, 50))
+    assert found.level == "ok"
+    assert found.reason == "the rows' time: only missing values are compared"
+    assert found.bins == ("any value", "(missing)")
+    assert found.window_share == pytest.approx((0.95, 0.05))
+    assert found.ks is found.wasserstein is None
+    found = judged(time, with_gaps(values, 50), with_gaps(values, 160), psi_warn=0.01)
+    assert found.reason.startswith("14.4% of the values are missing, was 5.0%: PSI")
+
+
+def test_categories_that_nobody_knows_come_before_those_that_became_more():
+    kind = Column("kind", "category", categories=("flat", "house"))
+    before = np.repeat([0.0, 1.0], [600, 400])
+    found = judged(kind, before, np.repeat([0.0, 1.0], [300, 700]))
+    assert found.reason.startswith("'flat' is now 30.0% of the rows, was 60.0%: PSI")
+    assert found.bins == ("flat", "house", "(unknown)", "(missing)")
+    found = judged(kind, before, np.repeat([0.0, 1.0, 2.0], [600, 350, 50]))
+    assert found.reason.startswith(
+        "5% of the values are categories that the reference does not know: PSI"
+    )
+
+
+def test_bins_are_named_by_their_edges_in_the_columns_own_form():
+    days = np.repeat(np.arange(4) * 86_400.0, 50)
+    found = judged(Column("seen", "datetime"), days, days)
+    assert found.bins[0] == "up to 1970-01-01 00:00:00"
+    assert found.bins[-2:] == ("above 1970-01-04 00:00:00", "(missing)")
+    assert "1970-01-01 00:00:00 to 1970-01-02 00:00:00" in found.bins
+    never = np.full(50, np.nan)
+    assert judged(Column("x", "number"), never, days).bins == ("any value", "(missing)")
+    assert found.psi == found.wasserstein == found.ks == 0.0
+
+
+@given(st.floats(1e-6, 1e6))
+def test_the_wasserstein_distance_does_not_depend_on_the_unit(unit):
+    values = np.linspace(0.0, 1.0, 101)
+    a, b, grid = counted(values * unit, (values + 0.5) * unit)
+    assert drift.wasserstein(a, b, grid) == pytest.approx(0.5 / values.std(), rel=1e-6)
+
+
+def test_beyond_the_draws_chance_is_a_gamma_distribution_of_their_mean_and_variance():
+    draws = np.sort(np.random.default_rng(3).gamma(3.0, 0.02, 4000))
+    null = drift.Null(draws, float(draws.mean()), float(draws.var()))
+    fitted = stats.gamma(null.mean**2 / null.variance, scale=null.variance / null.mean)
+    for q in (1 - 1e-5, 1 - 1e-8):
+        assert null.quantile(q) == pytest.approx(fitted.ppf(q))
+        assert null.p_value(null.quantile(q)) == pytest.approx(1 - q, rel=1e-3)
+    # ten of the draws are enough to count them
+    assert null.quantile(1 - 11 / 4000) == np.quantile(draws, 1 - 11 / 4000)
+    assert null.p_value(draws[-10]) == 11 / 4001
+    assert null.p_value(draws[-9]) == pytest.approx(min(10 / 4001, fitted.sf(draws[-9])))
+    assert null.p_value(0.0) == 1.0

@@ -1,11 +1,15 @@
+import dataclasses
+
 import numpy as np
 import pytest
+from scipy import stats
 
-from tasador.metrics.regression import cod, mape, share_interval, within_10
-from tasador.monitoring.checks.performance import mape_interval
+from tasador.metrics.regression import METRICS, cod, mape, share_interval, within_10
+from tasador.monitoring.checks.performance import latencies, mape_interval, versions
 from tasador.monitoring.evaluate import evaluate
 from tasador.monitoring.settings import Thresholds
 from tasador.monitoring.window import join_outcomes
+from tasador.monitoring.window_summary import WindowSummary
 
 
 def figure(verdict, name, *, estimated=False):
@@ -125,8 +129,6 @@ def test_an_absolute_limit_that_the_model_itself_does_not_meet_gives_way_to_its_
 
 
 def test_without_figures_of_the_model_a_limit_that_may_give_way_is_not_applied(reference, window):
-    import dataclasses
-
     unknown = dataclasses.replace(reference, actual=None, predicted=None)
     made = window(500, noise=0.5)
     rules = Thresholds(mape_max=12, relative_when_worse=("mape_max",))
@@ -168,8 +170,6 @@ def test_errors_are_estimated_without_outcomes(reference, window):
 
 
 def test_without_a_model_of_the_error_nothing_is_estimated(reference, window):
-    import dataclasses
-
     bare = dataclasses.replace(reference, error_model=None)
     verdict = evaluate(bare, window(200, outcomes=False), domain_classifier=False)
     assert verdict.by_check["estimate"] == "cannot_tell"
@@ -199,3 +199,151 @@ def test_outcomes_find_their_rows_and_what_is_odd_about_them_is_named():
     assert "1 rows repeat an id" in reasons
     (only,) = join_outcomes(["a"], ["a"], np.array([1.0])).problems
     assert (only.level, only.reason) == ("ok", "1 outcomes joined to 1 of 1 rows")
+
+
+class Foreseen:
+    """A model of the error that foresees the same of every row."""
+
+    def __init__(self, **terms: float) -> None:
+        self.terms = terms
+
+    def expected(self, rows):
+        return {name: np.full(len(rows), value) for name, value in self.terms.items()}
+
+
+FORESEEN = Foreseen(
+    size=0.1, size2=0.02, ape=0.12, ape2=0.03, absolute=0.11, absolute2=0.02, within_5=0.4,
+    within_10=0.6, within_15=0.8, within_20=0.9,
+)  # fmt: skip
+
+
+def test_an_estimate_lies_where_the_measured_figure_would(reference, window):
+    known = dataclasses.replace(reference, error_model=FORESEEN)
+    n = 500
+    made = window(n, prediction=np.full(n, 1000.0), outcomes=False)
+    verdict = evaluate(known, made, Thresholds(min_rows=n), domain_classifier=False)
+    found = {f.name: f for f in verdict.figures if f.estimated}
+    for name, value, spread in (
+        ("mape", 12.0, np.sqrt(0.03 - 0.12**2) * 100),
+        ("mae", 110.0, np.sqrt(0.02 - 0.11**2) * 1000),
+        ("wmape", 11.0, np.sqrt(0.02 - 0.11**2) * 100),
+        ("within_5", 40.0, np.sqrt(0.4 * 0.6) * 100),
+        ("within_10", 60.0, np.sqrt(0.6 * 0.4) * 100),
+        ("within_20", 90.0, 30.0),
+    ):
+        half = stats.norm.ppf(0.975) * spread / np.sqrt(n)
+        got = found[name]
+        assert got.value == pytest.approx(value)
+        assert (got.low, got.high) == pytest.approx((value - half, value + half), rel=1e-6)
+        assert got.reference == pytest.approx(figure_of(reference, name))
+    few = evaluate(known, made, Thresholds(min_rows=n + 1), domain_classifier=False)
+    (finding,) = few.of_check("estimate")
+    assert (finding.level, few.by_check["estimate"]) == ("cannot_tell", "cannot_tell")
+    assert finding.reason == "500 rows have an estimate, at least 501 are needed"
+
+
+def figure_of(reference, name):
+    return METRICS[name](reference.actual, reference.predicted)
+
+
+def test_the_chance_of_larger_errors_is_the_normal_one_of_their_mean(reference, window):
+    known = dataclasses.replace(reference, error_model=FORESEEN)
+    made = window(400)
+    off = dataclasses.replace(made, actual=made.prediction * np.exp(0.125))
+    for limits, level in (
+        ({"concept": 1.25 * (1 - 1e-9)}, "warn"), ({"concept": 1.2501}, "ok"),
+        ({"concept": 1.118}, "alert"), ({"min_outcomes": 400}, "warn"),
+    ):  # fmt: skip
+        verdict = evaluate(known, off, Thresholds(**limits), domain_classifier=False)
+        (found,) = [f for f in verdict.of_check("concept") if f.subject == "error given the row"]
+        assert found.level == level, limits
+        assert found.numbers["ratio"] == pytest.approx(1.25)
+        # of 400 errors that are 0.1 on average, with a standard deviation of 0.1
+        assert found.numbers["p_value"] == pytest.approx(stats.norm.sf(0.25 * 20), rel=1e-6)
+        assert found.numbers["rows"] == 400
+    smaller = dataclasses.replace(made, actual=made.prediction * np.exp(0.095))
+    verdict = evaluate(known, smaller, domain_classifier=False)
+    (found,) = [f for f in verdict.of_check("concept") if f.subject == "error given the row"]
+    assert found.numbers["p_value"] == pytest.approx(stats.norm.cdf(0.05 * 20), rel=1e-6)
+
+
+def test_a_finding_holds_the_numbers_that_it_is_about(reference, window):
+    verdict = evaluate(reference, window(1500), domain_classifier=False)
+    found = {f.subject: f for f in verdict.of_check("performance")}
+    for name in ("mape", "coverage"):
+        one = figure(verdict, name)
+        assert found[name].numbers == {
+            "value": one.value, "low": one.low, "high": one.high, "limit": one.limit,
+        }  # fmt: skip
+    assert found["coverage"].numbers["limit"] == pytest.approx(100 * (0.9 - 0.05))
+    assert found["mape"].numbers["limit"] == pytest.approx(figure_of(reference, "mape") * 1.25)
+    segment = found["segment house"].numbers
+    assert segment["low"] < segment["value"] < segment["high"]
+    own = reference.rows[:, 3] == 1
+    assert segment["limit"] == pytest.approx(
+        mape(reference.actual[own], reference.predicted[own]) * 1.25
+    )
+
+
+def test_a_segment_with_thirty_rows_in_the_reference_has_a_limit(reference, window):
+    villas = np.flatnonzero(reference.rows[:, 3] == 2)
+    for rows, limited in ((30, True), (29, False)):
+        actual = reference.actual.copy()
+        actual[villas[rows:]] = np.nan
+        less = dataclasses.replace(reference, actual=actual)
+        found = levels(evaluate(less, window(1500), domain_classifier=False), "performance")
+        assert ("segment villa" in found) == limited
+        assert "segment flat" in found
+
+
+def test_two_errors_have_an_interval_and_one_has_none():
+    value, low, high = mape_interval(np.full(2, 10.0), np.array([11.0, 12.0]))
+    half = stats.norm.ppf(0.975) * 10 / 2
+    assert (value, low, high) == pytest.approx((15.0, 15.0 - half, 15.0 + half), rel=1e-6)
+    value, low, high = mape_interval(np.full(1, 10.0), np.array([11.0]))
+    assert value == pytest.approx(10.0)
+    assert np.isnan([low, high]).all()
+
+
+def test_without_a_column_of_segments_there_are_no_groups(reference, window):
+    columns = tuple(dataclasses.replace(c, role="feature") for c in reference.columns)
+    plain = dataclasses.replace(reference, columns=columns)
+    verdict = evaluate(plain, window(200), domain_classifier=False)
+    assert verdict.segments == ()
+    assert "segment flat" not in levels(verdict, "performance")
+
+
+def test_the_spans_of_a_window_hold_every_row(reference, window):
+    n = 289
+    # two days, ten minutes apart, which begin in the midst of an hour
+    made = window(n, time=1.7e9 + 600.0 * np.arange(n))
+    spans = evaluate(reference, made, domain_classifier=False).timeline
+    assert sum(span.rows for span in spans) == n
+    assert 2 <= len(spans) <= 48
+
+
+def test_each_of_two_versions_has_its_own_figures(reference, window):
+    n = 300
+    version = np.arange(n) % 3 // 2
+    made = window(n, version=version, versions=("a", "b"), latency_ms=np.where(version, 5.0, 1.0))
+    tally = WindowSummary(reference)
+    tally.add(made)
+    series = {name: set(values.tolist()) for name, values in latencies(tally)}
+    assert series == {"": {1.0, 5.0}, "a": {1.0}, "b": {5.0}}
+    groups = versions(tally)
+    assert [(one.name, one.rows, one.outcomes) for one in groups] == [
+        ("a", 200, 200),
+        ("b", 100, 100),
+    ]
+    one = WindowSummary(reference)
+    one.add(window(n, version=np.zeros(n, dtype=int), versions=("a",), latency_ms=np.ones(n)))
+    assert [name for name, _ in latencies(one)] == [""]
+
+
+def test_groups_of_a_thinned_window_count_all_of_its_rows(reference, window, monkeypatch):
+    monkeypatch.setattr("tasador.monitoring.window_summary.MOST_FIGURES", 500)
+    n = 2000
+    actual = np.where(np.arange(n) % 2, np.nan, 1000.0)
+    verdict = evaluate(reference, window(n, actual=actual), domain_classifier=False)
+    assert sum(group.rows for group in verdict.segments) == pytest.approx(n, abs=3)
+    assert sum(group.outcomes for group in verdict.segments) == pytest.approx(n / 2, rel=0.1)
