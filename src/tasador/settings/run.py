@@ -113,6 +113,8 @@ class SweepSettings:
     Attributes:
         trials: Number of parameter sets to try, the selection's winner first; 0 skips the sweep.
             Workers that share a study share this number; each ends the trial that it is at.
+        patience: The sweep ends before that when so many trials in a row have made the best no
+            better than chance between the folds explains; null tries all of them.
         folds: How many of the selection's folds each trial is evaluated on.
         metric: The metric to minimise.
         slowdown: The final model takes this many times more boosting steps, each that much
@@ -131,6 +133,7 @@ class SweepSettings:
     """
 
     trials: Annotated[int, Interval(ge=0, le=100_000)] = 20
+    patience: Annotated[int, Interval(ge=1, le=100_000)] | None = None
     folds: Annotated[int, Interval(ge=1, le=1000)] = 4
     metric: ErrorMetric = "wmape"
     slowdown: Annotated[float, Interval(ge=1, le=1000)] = 4.0

@@ -28,8 +28,8 @@ from tasador.selection.folds import (
     random_assignment,
     sample_rows,
 )
-from tasador.selection.search.grid_search import grid_search
-from tasador.selection.search.optuna_sweep import sweep
+from tasador.selection.search.grid_search import CandidateResult, grid_search
+from tasador.selection.search.optuna_sweep import has_settled, sweep
 from tasador.selection.test_metrics import cross_validation, evaluate, out_of_fold
 from tasador.settings.run import SelectionSettings, SweepSettings
 
@@ -279,6 +279,42 @@ def test_a_sweep_takes_what_the_selection_measured_and_tries_no_point_next_to_it
     # lambda_l2 of 0 is no value of the space; its smallest is next to it
     assert all(trial.params["num_leaves"] != 15 for trial in given.trials[1:])
     assert [t.params for t in given.trials] == [t.params for t in again.trials]
+
+
+@pytest.mark.no_cover
+def test_a_patient_sweep_is_the_beginning_of_a_longer_one(part: Part, folds: list[Fold]) -> None:
+    settings = SweepSettings(trials=12, folds=3, pruner="none")
+    every = sweep("ridge", {"alpha": 50.0}, settings, folds, part, TRANSFORM, 1).trials
+    patient = dataclasses.replace(settings, patience=3)
+    some = sweep("ridge", {"alpha": 50.0}, patient, folds, part, TRANSFORM, 1).trials
+    assert 3 < len(some) < len(every) == 12
+    assert [t.params for t in some] == [t.params for t in every[: len(some)]]
+    settled = [has_settled(every[:n], "wmape", 3) for n in range(1, 13)]
+    assert settled.index(True) + 1 == len(some)  # it ended as soon as it might
+    assert not any(has_settled(every[:n], "wmape", None) for n in range(1, 13))
+
+
+@given(
+    errors=st.lists(st.lists(st.floats(1, 2), min_size=4, max_size=4), min_size=2, max_size=8),
+    patience=st.integers(1, 9),
+    gain=st.floats(0.01, 0.5),
+)
+def test_a_sweep_goes_on_after_a_gain_on_every_fold_and_ends_without_any(
+    errors: list[list[float]], patience: int, gain: float
+) -> None:
+    def trial(held: list[float], dropped: str | None = None) -> CandidateResult:
+        folds = tuple({"wmape": one} for one in held)
+        return CandidateResult("ridge", {}, folds, folds, 0.0, dropped=dropped)
+
+    trials = [trial(held) for held in errors]
+    best = min(trials, key=lambda one: one.mean("wmape"))
+    worse = trial([fold["wmape"] + gain for fold in best.held])
+    assert has_settled([*trials, *patience * [worse]], "wmape", patience)
+    better = trial([fold["wmape"] - gain for fold in best.held])
+    assert not has_settled([*trials, *(patience - 1) * [worse], better], "wmape", patience)
+    # what was given up on the way has seen fewer folds, and says nothing
+    given_up = trial([0.0, 0.0], dropped="given up")
+    assert has_settled([*trials, *patience * [given_up]], "wmape", patience)
 
 
 def test_without_trials_the_winner_stays(part: Part, folds: list[Fold]) -> None:

@@ -158,7 +158,7 @@ class LightGBM(Booster):
             "n_estimators": trial.suggest_int("n_estimators", 300, 900),
             "num_leaves": trial.suggest_int("num_leaves", 15, 95, log=True),
             "min_child_samples": trial.suggest_int("min_child_samples", 5, 60, log=True),
-            "feature_fraction": trial.suggest_float("feature_fraction", 0.1, 0.8),
+            "feature_fraction": trial.suggest_float("feature_fraction", 0.1, 1.0),
             "bagging_fraction": trial.suggest_float("bagging_fraction", 0.4, 1.0),
             "lambda_l1": trial.suggest_float("lambda_l1", 1e-3, 10.0, log=True),
             "lambda_l2": trial.suggest_float("lambda_l2", 1e-3, 10.0, log=True),
