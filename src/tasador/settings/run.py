@@ -113,8 +113,6 @@ class SweepSettings:
     Attributes:
         trials: Number of parameter sets to try, the selection's winner first; 0 skips the sweep.
             Workers that share a study share this number; each ends the trial that it is at.
-        patience: The sweep ends before that when so many trials in a row have made the best no
-            better than chance between the folds explains; null tries all of them.
         folds: How many of the selection's folds each trial is evaluated on.
         metric: The metric to minimise.
         slowdown: The final model takes this many times more boosting steps, each that much
@@ -123,6 +121,8 @@ class SweepSettings:
             each step costs more.
         pruner: How trials are given up on the way, at a ninth and a third of their steps:
             ``hyperband``, ``halving`` (successive halving) or ``none``.
+        patience: The sweep ends before its last trial when so many in a row have made the best no
+            better than chance between the folds explains; null tries all of them.
         family: The family to tune, one of the selection's, from its best candidate on; null takes
             that of the best candidate of all.
         storage: Where trials are kept; null keeps them beside the step's cache. A database URL
@@ -133,11 +133,11 @@ class SweepSettings:
     """
 
     trials: Annotated[int, Interval(ge=0, le=100_000)] = 20
-    patience: Annotated[int, Interval(ge=1, le=100_000)] | None = None
     folds: Annotated[int, Interval(ge=1, le=1000)] = 4
     metric: ErrorMetric = "wmape"
     slowdown: Annotated[float, Interval(ge=1, le=1000)] = 4.0
     pruner: Literal["hyperband", "halving", "none"] = "hyperband"
+    patience: Annotated[int, Interval(ge=1, le=100_000)] | None = None
     wide: bool = False
     family: str | None = None
     storage: str | None = None
