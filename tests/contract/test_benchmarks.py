@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "benchmarks"
 SLEEP = "import time; time.sleep(600)"
 LONG = ("grid_search", "growth_rows", "million_rows", "many_columns", "diamonds",
-        "mixed_load", "scale_out", "tables", "tables_full", "valuation_peers", "confidence")  # fmt: skip
+        "mixed_load", "scale_out", "tables", "tables_full", "valuation_peers",
+        "confidence")  # fmt: skip
 HOUSING = ("longitude", "latitude", "housing_median_age", "total_rooms", "total_bedrooms",
            "population", "households", "median_income", "ocean_proximity")  # fmt: skip
 
