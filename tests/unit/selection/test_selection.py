@@ -15,6 +15,7 @@ from tasador.core.errors import ConfigError, TrainingError
 from tasador.data.table import Part, SealedPart
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.target_transform import TargetTransform
+from tasador.reporting.cards import CardBuilder
 from tasador.selection.diagnostics import Diagnostics, diagnose
 from tasador.selection.ensembling import Member
 from tasador.selection.errors import FoldsError
@@ -32,6 +33,7 @@ from tasador.selection.search.grid_search import CandidateResult, grid_search
 from tasador.selection.search.optuna_sweep import has_settled, sweep
 from tasador.selection.test_metrics import cross_validation, evaluate, out_of_fold
 from tasador.settings.run import SelectionSettings, SweepSettings
+from tasador.training.selection_card import show_sweep
 
 CONTRACT = from_dict(
     {
@@ -286,12 +288,18 @@ def test_a_patient_sweep_is_the_beginning_of_a_longer_one(part: Part, folds: lis
     settings = SweepSettings(trials=12, folds=3, pruner="none")
     every = sweep("ridge", {"alpha": 50.0}, settings, folds, part, TRANSFORM, 1).trials
     patient = dataclasses.replace(settings, patience=3)
-    some = sweep("ridge", {"alpha": 50.0}, patient, folds, part, TRANSFORM, 1).trials
+    result = sweep("ridge", {"alpha": 50.0}, patient, folds, part, TRANSFORM, 1)
+    some = result.trials
     assert 3 < len(some) < len(every) == 12
     assert [t.params for t in some] == [t.params for t in every[: len(some)]]
     settled = [has_settled(every[:n], "wmape", 3) for n in range(1, 13)]
     assert settled.index(True) + 1 == len(some)  # it ended as soon as it might
     assert not any(has_settled(every[:n], "wmape", None) for n in range(1, 13))
+    for asked in (patient, settings):
+        card = CardBuilder("sweep", "Sweep")
+        show_sweep(card, result, asked)
+        (note,) = (fact.note for fact in card.build().facts if fact.label == "Trials")
+        assert ("the last 3 brought no more than chance" in str(note)) == (asked is patient)
 
 
 @given(
