@@ -102,8 +102,8 @@ def work(user: Newcomer, arguments: str) -> tuple[float, float, float]:
     return installed, trained, again
 
 
-def deploy(user: Newcomer) -> tuple[float, float, float]:
-    """Install what serves as the documentation does; seconds, MB on disk, MB without uv."""
+def deploy(user: Newcomer) -> tuple[float, float]:
+    """Install what serves as the documentation does; seconds, and MB on disk."""
     python, lock = "serve/bin/python", "requirements/lock.txt"
     install = ["serve/bin/uv", "pip", "install", "--python", python]
     seconds = user.step(
@@ -113,13 +113,11 @@ def deploy(user: Newcomer) -> tuple[float, float, float]:
         [*install, "--require-hashes", "-c", lock, "-r", "pyproject.toml",
          "--extra", "serve", "--extra", "signing"],
         [*install, "--no-deps", "--build-constraints", lock, "."],
+        ["serve/bin/uv", "pip", "uninstall", "--python", python, "pip", "setuptools", "uv"],
     )  # fmt: skip
-    sizes = []
-    for place in ("serve", "serve/bin/uv"):
-        du = ["du", "-sk", place]
-        out = subprocess.run(du, cwd=user.folder, capture_output=True, text=True, check=True).stdout
-        sizes.append(int(out.split()[0]) / 1024)
-    return seconds, sizes[0], sizes[0] - sizes[1]
+    du = ["du", "-sk", "serve"]
+    out = subprocess.run(du, cwd=user.folder, capture_output=True, text=True, check=True).stdout
+    return seconds, int(out.split()[0]) / 1024
 
 
 def serve(user: Newcomer) -> tuple[float, float]:
@@ -166,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             user, "dataset.source.sha256=null sweep.trials=2" if small else ""
         )
         whole = sum(seconds for _, seconds in user.steps[:3])
-        deployed, size, alone = deploy(user)
+        deployed, size = deploy(user)
         started, memory = serve(user)
     goals = [
         Figure("make run's installation, s", installed, 120),
@@ -174,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Figure("from the empty folder to the first valuation, s", whole, 370),
         Figure("tasador predict FILE, s", predicted, 1),
         Figure("a server's installation, s", deployed, 60),
-        Figure("a server's installation without uv, MB on disk", alone, 350),
+        Figure("a server's installation, MB on disk", size, 350),
         Figure("tasador serve, start to first answer, s", started, 2),
         Figure("memory of the service after some requests, MB", memory, 250),
     ]
@@ -182,8 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kept.table(
         "From an empty folder", ("Step", "seconds"), user.steps,
         "Packages come from the registry into an empty cache. Commands that are short are "
-        "the median of three, after one that compiles what it imports. The server's folder "
-        f"has {size:.0f} MB, {size - alone:.0f} of them uv, with which it was made.",
+        "the median of three, after one that compiles what it imports.",
     )  # fmt: skip
     return kept.finish(goals)
 

@@ -1,9 +1,10 @@
 """The acceptance figures of the main job, measured: `python benchmarks/main_job.py`.
 
 Runs the default pipeline twice on the real table in a temporary workspace, each in a process of
-its own as a user would, then a third time from scratch, and prints time, memory, the test figures,
-whether equal inputs gave equal bytes, and how long one valuation takes. Exits with 1 when a goal is
-missed. Nothing here is a test: figures of time belong to the machine they were measured on.
+its own as a user would, then a third time from scratch and on four other splits, and prints time,
+memory, the test figures, whether equal inputs gave equal bytes, and how long one valuation takes.
+Exits with 1 when a goal is missed. Nothing here is a test: figures of time belong to the machine
+they were measured on.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from figures import Figures
 from inputs import real_table
 from isolation import isolate
+from tasador.metrics.regression import label
 from tasador.registry.model_bundle import ModelBundle, load_bundle
 
 ROW = {
@@ -35,6 +39,12 @@ ROW = {
     "median_income": 8.3252,
     "ocean_proximity": "NEAR BAY",
 }
+
+
+#: Random splits; of three the error is known that the first complete version had, in 230 s.
+SEEDS = (42, 7, 2026, 1, 2)
+KNOWN = (42, 7, 2026)
+SHOWN = ("mape", "wmape", "within_10", "rmse", "r2")
 
 
 @dataclass(frozen=True)
@@ -61,10 +71,10 @@ class Figure:
         return f"{self.name:<46} {self.value:>12,.3f}   {sign} {self.goal:<10,g} {mark}"
 
 
-def run_pipeline(workspace: Path) -> tuple[float, float]:
-    """Run the pipeline on the published split; return seconds and peak resident memory in GB."""
+def run_pipeline(workspace: Path, seed: int = SEEDS[0]) -> tuple[float, float]:
+    """Run the pipeline on a random split; return seconds and peak resident memory in GB."""
     command = [sys.executable, "-m", "tasador.cli.app", "run", f"storage.workspace={workspace}",
-               "segregate.method=random"]  # fmt: skip
+               "segregate.method=random", f"segregate.seed={seed}"]  # fmt: skip
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -94,14 +104,14 @@ def value_latency(bundle: ModelBundle, calls: int = 20_000) -> tuple[float, floa
     return cuts[49], cuts[98]
 
 
-def measure(folder: Path) -> Iterator[Figure]:
-    """Yield every figure."""
+def measure(folder: Path, kept: Figures) -> Iterator[Figure]:
+    """Yield every figure, and keep those of the splits."""
     first, second = folder / "first", folder / "second"
     seconds, memory = run_pipeline(first)
-    yield Figure("first run, seconds", seconds, 240)
+    yield Figure("first run, seconds", seconds, 90)
     yield Figure("first run, peak memory GB", memory, 2)
-    seconds, _ = run_pipeline(first)
-    yield Figure("unchanged second run, seconds", seconds, 5)
+    unchanged, _ = run_pipeline(first)
+    yield Figure("unchanged second run, seconds", unchanged, 5)
     test = json.loads(newest(first, "metrics.json").read_text())["test"]
     yield Figure("test RMSE, USD", test["rmse"], 39_600)
     yield Figure("test MAPE, %", test["mape"], 13.1)
@@ -116,6 +126,18 @@ def measure(folder: Path) -> Iterator[Figure]:
     other = load_bundle(newest_bundle(second))
     same = same and bundle.value(ROW) == other.value(ROW)
     yield Figure("two runs from scratch differ (0 = same bytes)", float(not same), 0)
+    splits = [[SEEDS[0], *(test[name] for name in SHOWN), seconds]]
+    for seed in SEEDS[1:]:
+        seconds, _ = run_pipeline(folder / str(seed), seed)
+        test = json.loads(newest(folder / str(seed), "metrics.json").read_text())["test"]
+        splits.append([seed, *(test[name] for name in SHOWN), seconds])
+    kept.table(
+        "The default run on five random splits",
+        ["Seed of the split", *(label(name) for name in SHOWN), "seconds"],
+        [*splits, ["mean", *np.mean([row[1:] for row in splits], axis=0).tolist()]],
+    )
+    known = statistics.mean(row[1] for row in splits if row[0] in KNOWN)
+    yield Figure("test MAPE of the splits 42, 7 and 2026, %", known, 12.24)
 
 
 def newest_bundle(workspace: Path) -> Path:
@@ -129,10 +151,11 @@ def main() -> int:
     real_table("housing.csv")
     missed, kept = 0, Figures()
     with tempfile.TemporaryDirectory() as folder:
-        for figure in measure(Path(folder)):
+        for figure in measure(Path(folder), kept):
             print(figure, flush=True)
             missed += not figure.reached
             figure.keep(kept)
+    kept.show()
     kept.keep()
     print(f"{missed} goals missed" if missed else "all goals reached")
     return 1 if missed else 0

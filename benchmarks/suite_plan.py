@@ -171,7 +171,7 @@ def _one(
 
 BENCHMARKS = (
     _one("main_job", "The main job", "time, memory, accuracy and repeatability of the default run",
-         "main_job", "main_job", 8),
+         "main_job", "main_job", 12),
     _one("first_hour", "The first hour", "install, first run, first valuation, a server",
          "first_hour", "first_hour --small", 8, needs=("make", "git")),
     _one("accuracy", "Accuracy", "tasador's quick profile and the reference's own method",

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 
 from fixtures.command_line import logging_as_before
+from fixtures.process import made_once
 from tasador.contract.model import Column, Ratio, TableContract, Target
 from tasador.features.pipeline import FeaturePipeline
 from tasador.modeling.confidence import JointRange
@@ -198,7 +199,8 @@ def template_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tasador.core.errors import RegistryError
     from tasador.registry.mlflow.registry import resolve_alias
 
-    file = tmp_path_factory.mktemp("template") / "mlflow.db"
-    with pytest.raises(RegistryError, match="no model 'none'"):
-        resolve_alias("none", "none", tracking_uri=f"sqlite:///{file}")
-    return file
+    def make(folder: Path) -> None:
+        with pytest.raises(RegistryError, match="no model 'none'"):
+            resolve_alias("none", "none", tracking_uri=f"sqlite:///{folder}/mlflow.db")
+
+    return made_once(tmp_path_factory, "template", make) / "mlflow.db"

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from fixtures.command_line import run_here
-from fixtures.process import unmeasured
+from fixtures.process import coverage_paused, unmeasured
 from tasador.data.synthetic import generate
 from tasador.registry.bundle_stores import newest_bundle
 
@@ -368,7 +368,8 @@ def trained(quick_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> P
     """A project with a model of a real table, which holds the alias ``staging``."""
     folder = tmp_path_factory.mktemp("trained")
     generate("california_housing", 400, 3).write_csv(folder / "housing.csv")
-    code, out, err = run_here(folder, "run", *REAL)
+    with coverage_paused():
+        code, out, err = run_here(folder, "run", *REAL)
     assert code == 0, err
     assert "registered: models:/housing_price_model/1" in out
     return folder

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -20,7 +21,8 @@ import polars as pl
 import pytest
 
 from fixtures.houses import houses
-from fixtures.process import Server, free_port
+from fixtures.process import Server, Watching, free_port
+from tasador.records.audit_log import AuditEntry, AuditTrail
 from tasador.records.database import Database
 from tasador.serving.experiment import Experiment, ExperimentBook
 
@@ -104,6 +106,14 @@ class Town:
         assert found is not None
         return found
 
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with Database.open(f"sqlite:///{self.workspace}/tasador.db") as database:
+            return database.execute(sql)
+
+    def audited(self, action: str) -> list[AuditEntry]:
+        with Database.open(f"sqlite:///{self.workspace}/tasador.db") as database:
+            return AuditTrail(database).read(action=action)
+
 
 def send(url: str, frame: pl.DataFrame, rows: int = 50, outcomes: bool = True) -> tuple[float, set]:
     """Value rows, report what they were worth; return the mean relative error and the versions."""
@@ -130,11 +140,11 @@ def send(url: str, frame: pl.DataFrame, rows: int = 50, outcomes: bool = True) -
     return float(np.mean(errors)), versions
 
 
-def wait_for(condition, seconds: float = 60.0) -> None:
+def wait_for(condition, seconds: float = 60.0, every: float = 0.1) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 def version_of(server: Server) -> str:
@@ -142,15 +152,19 @@ def version_of(server: Server) -> str:
     return str(answer["model_version"])
 
 
-@pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Town:
-    town = Town(tmp_path_factory.mktemp("town"))
+def new_town(folder: Path) -> Town:
+    town = Town(folder)
     houses(2000).write_csv(town.folder / "houses.csv")
     town.tasador("init", "houses.csv", "--target", "price", "--name", "houses")
     town.tasador("run", "dataset=houses", *SMALL)
     town.model = json.loads(town.tasador("models", "--json"))["versions"][0]["name"]
     town.tasador("promote", "1", *sets(LENIENT))
     return town
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Town:
+    return new_town(tmp_path_factory.mktemp("town"))
 
 
 def test_the_market_moves_the_model_is_retrained_proves_itself_and_takes_over(town: Town) -> None:
@@ -356,4 +370,85 @@ def test_a_retrain_killed_at_random_points_leaves_the_champion_and_the_next_one_
         assert town.aliases()["champion"] == champion
         assert json.loads(town.tasador("models", "--json"))["notes"] == []
     finally:
+        server.end()
+
+
+def test_a_watcher_killed_in_a_check_a_training_or_after_a_canary_is_replaced_and_nothing_is_lost(
+    tmp_path: Path,
+) -> None:
+    town = new_town(tmp_path)
+    (town.folder / "watch.yaml").write_text(
+        "interval_s: 1\nwindow_s: 86400\nlimits: {mape_max: 15}\n"
+        "alerts: [{name: performance, checks: [performance], after: 1, clear_after: 1}]\n"
+    )
+    server = town.server()
+    sent, watchers = 0, list[Watching]()
+
+    def begin() -> Watching:
+        watchers.append(Watching(
+            town.folder, *sets(LENIENT), "--workspace", str(town.workspace), **server.variables,
+        ))  # fmt: skip
+        return watchers[-1]
+
+    def phases(action: str) -> list[str]:
+        return sorted(one.details.get("phase", "") for one in town.audited(action))
+
+    server.start()
+    try:
+        server.wait()
+        served = version_of(server)
+        for seed in (51, 52, 53):
+            send(server.url, houses(800, seed=seed, inflation=1.5))
+            sent += 800
+
+        in_a_check = begin()
+        wait_for(lambda: town.rows("SELECT count(*) FROM verdicts") != [(0,)], 240.0, every=0.005)
+        in_a_check.stop(signal.SIGKILL)
+
+        in_a_training = begin()  # leads once the lease of the dead has ended, a minute later
+        wait_for(lambda: in_a_training.leads and "intent" in phases("retrain"), 240.0)
+        time.sleep(1.0)
+        in_a_training.stop(signal.SIGKILL)
+        assert town.aliases()["champion"] == "1"
+        assert "challenger" not in town.aliases()
+
+        after_a_canary = begin()
+        wait_for(lambda: any("canary begun" in line for line in after_a_canary.said), 480.0)
+        after_a_canary.process.send_signal(signal.SIGSTOP)  # the servers decide it meanwhile
+        for seed in range(60, 160):
+            if town.canary().status != "running":
+                break
+            send(server.url, houses(150, seed=seed, inflation=1.5), rows=10)
+            sent += 150
+        assert town.canary().status == "passed", town.canary()
+        challenger = town.aliases()["challenger"]
+        after_a_canary.stop(signal.SIGKILL)
+        assert town.aliases()["champion"] == "1"
+
+        last = begin()
+        wait_for(lambda: town.canary().status == "settled", 240.0)
+        wait_for(lambda: version_of(server) != served)
+        last.stop()
+        assert town.aliases()["champion"] == challenger
+        assert "challenger" not in town.aliases()
+        ended = [phase for phase in phases("retrain") if phase != "intent"]
+        assert ended in (["aborted", "done"], ["aborted", "aborted", "done"])
+        assert phases("retrain").count("intent") == len(ended)
+        assert phases("canary").count("passed") == 1
+        moves = [one.to_value for one in town.audited("promote") if one.from_value == "1"
+                 and one.to_value != "1" and one.details["phase"] == "done"]  # fmt: skip
+        assert moves == [challenger]
+        fired = [one.subject for one in town.audited("alert") if one.to_value == "firing"]
+        assert len(fired) == len(set(fired)) > 0
+        found = json.loads(town.tasador("models", "--json"))
+        assert found["notes"] == []
+        assert [one["number"] for one in found["versions"]] == [challenger, "1"]
+        assert town.rows("SELECT count(*) FROM records WHERE variant <> 'shadow'") == [(sent,)]
+        assert town.rows("SELECT count(*) FROM outcomes") == [(sent,)]
+        assert not any("Traceback" in line for one in watchers for line in one.said)
+    finally:
+        for one in watchers:
+            if one.process.poll() is None:
+                one.stop(signal.SIGKILL)
+            print(*one.said[-30:], sep="")
         server.end()

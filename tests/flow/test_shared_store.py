@@ -10,8 +10,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -26,7 +24,7 @@ import pytest
 from fixtures.command_line import run_here
 from fixtures.houses import Recipe, houses, register_houses, train_bundle
 from fixtures.postgresql import PostgresServer
-from fixtures.process import Server, free_port, unmeasured
+from fixtures.process import Server, Watching, free_port
 from fixtures.receiver import Receiver
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
@@ -246,46 +244,13 @@ def test_two_services_on_one_postgresql_lose_and_double_nothing(
             service.end()
 
 
-class Watching:
-    """One `tasador watch --retrain` that settles canaries and never trains.
-
-    Attributes:
-        process: It.
-        said: What it has printed so far.
-    """
-
-    def __init__(self, town: Town, workspace: Path, receiver: Receiver) -> None:
-        (town.folder / "watch.yaml").write_text(ALERTS)
-        command = [
-            sys.executable, "-m", "tasador.cli.app", "watch", "--retrain",
-            "--config", str(town.folder / "watch.yaml"), "--set", "retraining.budget=0",
-            "--workspace", str(workspace),
-        ]  # fmt: skip
-        environment = {
-            **unmeasured(), **town.services[0].variables, "TASADOR_SOURCE__LOCAL": "",
-            "TASADOR_ALERTS__WEBHOOK_URL": receiver.url, "PYTHONUNBUFFERED": "1",
-        }  # fmt: skip
-        self.said: list[str] = []
-        self.process = subprocess.Popen(
-            command, cwd=town.folder, env=environment, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as lines:
-            self.said += iter(lines.readline, "")
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        self.process.send_signal(how)
-        self.process.wait(60)
-        self._reader.join()
-
-    @property
-    def leads(self) -> bool:
-        return any(" rows" in line for line in self.said)
+def watch(town: Town, workspace: Path, receiver: Receiver) -> Watching:
+    """Start a watcher that settles canaries and never trains."""
+    (town.folder / "watch.yaml").write_text(ALERTS)
+    return Watching(
+        town.folder, "--set", "retraining.budget=0", "--workspace", str(workspace),
+        **town.services[0].variables, TASADOR_ALERTS__WEBHOOK_URL=receiver.url,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -347,7 +312,7 @@ def test_canary_promotion_alert_and_rollback_are_one_story_for_all_processes(
     try:
         town.start()
         with Receiver() as receiver, Traffic(town.urls) as traffic:
-            watchers += [Watching(town, registry, receiver) for _ in range(2)]
+            watchers += [watch(town, registry, receiver) for _ in range(2)]
             traffic.wait_for(200)
             wait_for(lambda: any(one.leads for one in watchers), "a verdict")
             tasador("canary", "start", "--stages", "50,100", "--rows", "60", "--outcomes",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import shlex
 import sys
+from contextlib import ContextDecorator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -60,6 +61,24 @@ DecimalMark = Annotated[
 ]
 
 
+class _PandasIsAbsent(ContextDecorator):
+    """Lets nothing import pandas meanwhile, unless something has.
+
+    pyarrow would (0.3 s) to ask whether a value is a Series, and goes on where it cannot.
+    """
+
+    def __enter__(self) -> None:
+        sys.meta_path.insert(0, self)
+
+    def __exit__(self, *_: object) -> None:
+        sys.meta_path.remove(self)
+
+    def find_spec(self, name: str, *_: object) -> None:
+        """Refuse pandas, and find nothing else."""
+        if name == "pandas":
+            raise ModuleNotFoundError(name=name)
+
+
 class Format(StrEnum):
     """What is written."""
 
@@ -67,6 +86,7 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
+@_PandasIsAbsent()
 def predict(
     rows: Annotated[str, typer.Argument(help="CSV, Parquet or JSON file, or JSON text")],
     output: Annotated[
@@ -219,6 +239,7 @@ def explain(
     follow(f"appraise {shlex.quote(row)} -o report.html", workspace, registry, model)
 
 
+@_PandasIsAbsent()
 def appraise(
     rows: Annotated[str, typer.Argument(help="CSV, Parquet or JSON file, or JSON text")],
     to: Annotated[

@@ -71,7 +71,7 @@ from tasador.serving.http.middleware import (
 from tasador.serving.http.request import App, TrustedProxies
 from tasador.serving.http.server import GuardedProtocol, set_up_logs
 from tasador.serving.metrics import BREAKER_STATES, Metrics
-from tasador.serving.model_slot import LoadedModel, ModelSlot
+from tasador.serving.model_slot import LoadedModel, ModelSlot, limit_malloc_arenas
 from tasador.serving.refresher import Refresher, RefreshEvents
 from tasador.serving.service import LazyDatabase, Service
 from tasador.settings.serving import ServeSettings, read_settings
@@ -534,6 +534,7 @@ def from_environment() -> App:
 
 def assembled(environment: Mapping[str, str]) -> Assembly:
     """Return the service that an environment describes, with its process set up for it."""
+    limit_malloc_arenas()
     settings = read_settings(environment)
     set_up_logs(settings.server)
     GuardedProtocol.header_timeout_s = settings.server.header_timeout_s

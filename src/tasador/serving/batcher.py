@@ -1,8 +1,9 @@
 """`Batcher`: values the rows of concurrent requests in one batch.
 
-Requests that arrive in the same turn of the event loop share one call of the model and one commit
-of the records. A row gets the same bits alone and among others, so batching is invisible; what is
-shared is the overhead of a call, which for one row is larger than the work.
+Requests that arrive in the same turn of the event loop, and in those after it while each brings
+more, share one call of the model and one commit of the records. A row gets the same bits alone and
+among others, so batching is invisible; what is shared is the overhead of a call, which for one row
+is larger than the work.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ class _Batch:
     predictor: Predictor
     coverage: float | None = None
     jobs: list[_Job] = field(default_factory=list)
+    size: int = 0
 
 
 class Batcher:
@@ -182,13 +184,18 @@ class Batcher:
         asked = (predictor, rows.coverage)
         if batch is None or (batch.predictor, batch.coverage) != asked:
             batch = self._open = _Batch(*asked)
-            # at the end of this turn of the loop: whatever else has arrived by then shares the call
-            loop.call_soon(self._flush, batch)
+            loop.call_soon(self._flush, batch, 0)
         batch.jobs.append(job)
+        batch.size += len(rows.codes)
         return job.done
 
-    def _flush(self, batch: _Batch) -> None:
+    def _flush(self, batch: _Batch, seen: int) -> None:
+        """Value a batch unless it has grown since it was `seen`: then more may be on its way."""
         if self._open is batch:
+            # clients that are answered together ask again together, but are read turn by turn
+            if seen < batch.size < INLINE_ROWS:
+                asyncio.get_running_loop().call_soon(self._flush, batch, batch.size)
+                return
             self._open = None
         try:
             X = self._accepted(batch)

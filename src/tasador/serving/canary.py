@@ -40,7 +40,12 @@ from tasador.serving.experiment import (
     decide,
 )
 from tasador.serving.http.request import Exchange
-from tasador.serving.model_slot import LoadedModel, warm_up, warm_up_explanations
+from tasador.serving.model_slot import (
+    LoadedModel,
+    give_memory_back,
+    warm_up,
+    warm_up_explanations,
+)
 from tasador.serving.request_parsing import Floats, Predictions, Predictor, Rows
 from tasador.serving.service import Service
 from tasador.settings.serving import CanarySettings, SourceSettings
@@ -230,7 +235,9 @@ class Canary:
         experiment, seen = book.read()
         if experiment is None or experiment.status not in ACTIVE:
             self._leave()
-            self._loaded = None
+            if self._loaded is not None:
+                self._loaded = None
+                give_memory_back()
             if self._followed:  # the champion may be another one now
                 self._followed = ""
                 self._on_end()
@@ -314,6 +321,7 @@ class Canary:
                 self._value_both(shadow)
             except Exception:
                 _log.exception("a shadow valuation failed")
+            del shadow  # or its two models stay in memory until the next one comes
             # a bounded share of one core, whatever the traffic
             self._stop.wait(self._settings.idle_factor * (time.perf_counter() - started))
 

@@ -20,6 +20,7 @@ import pytest
 
 from fixtures.command_line import run_here
 from fixtures.houses import houses
+from fixtures.process import coverage_paused, made_once
 from tasador.cli.app import app
 from tasador.core import clock
 from tasador.core.errors import ConfigError, GateError, RegistryError, TrainingError
@@ -79,14 +80,16 @@ def settings(contract, workspace: Path) -> RunSettings:
 @pytest.fixture(scope="module")
 def trained(house_contract, template_database, quick_pictures, tmp_path_factory) -> Path:
     """A workspace with one version, trained by the pipeline and promoted."""
-    workspace = tmp_path_factory.mktemp("retrain") / "workspace"
-    workspace.mkdir()
-    shutil.copy(template_database, workspace / "mlflow.db")
-    content_hash = store_frame(houses(N), workspace / "data")
-    train(settings(house_contract, workspace), None, StoredTable(content_hash, "real", "houses"))
-    with opened(Place(workspace, actor="ana")) as lifecycle:
-        promote(lifecycle, PromotionRequest("1"), settings=RELAXED)
-    return workspace
+
+    def make(workspace: Path) -> None:
+        shutil.copy(template_database, workspace / "mlflow.db")
+        table = StoredTable(store_frame(houses(N), workspace / "data"), "real", "houses")
+        with coverage_paused():
+            train(settings(house_contract, workspace), None, table)
+        with opened(Place(workspace, actor="ana")) as lifecycle:
+            promote(lifecycle, PromotionRequest("1"), settings=RELAXED)
+
+    return made_once(tmp_path_factory, "retrained", make)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.process import free_port
+from fixtures.process import free_port, unmeasured
 from tasador.core.errors import ConfigError, ServingError
 from tasador.ops.processes import Member, Stack
 
@@ -165,7 +165,7 @@ def test_one_word_lets_the_watcher_retrain_within_its_budget(tmp_path: Path, way
     command += [word for name in ("mlflow", "api", "ui") for word in ("--without", name)]
     command += ["--set", "retraining.budget=2", "--set", "retraining.budget_minutes=30"]
     command += ["--retrain"] if way == "option" else []
-    env = {**os.environ, **({"TASADOR_RETRAIN": "on"} if way == "variable" else {})}
+    env = {**unmeasured(), **({"TASADOR_RETRAIN": "on"} if way == "variable" else {})}
     process = subprocess.Popen(
         command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -121,6 +121,21 @@ def test_loading_and_valuing_imports_no_training_library(written_bundle):
     assert done.stderr == ""
 
 
+def test_valuing_a_file_by_command_does_not_import_pandas(written_bundle, tmp_path):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("\n".join(",".join(map(str, line)) for line in (ROW, ROW.values())))
+    code = (
+        "import sys, tasador.cli.scoring as cli; from pathlib import Path\n"
+        f"out = Path({str(tmp_path / 'out.csv')!r})\n"
+        f"cli.predict({str(rows)!r}, out, bundle={str(written_bundle)!r})\n"
+        "assert 'pyarrow.compute' in sys.modules and 'pandas' not in sys.modules\n"
+        "import pandas, pyarrow\n"
+        "assert len(pyarrow.table({'a': [1, 2]}).to_pandas()) == 2"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_bundle_without_proof_of_parity_is_not_written(changed_parts, bundle_parts, tmp_path):
     with pytest.raises(BundleError, match=r"not proven equal.*got no parity check"):
         write_bundle(tmp_path / "b", changed_parts(parity=None))

@@ -241,8 +241,15 @@ def test_concurrent_requests_get_exactly_the_answers_they_get_alone(client, hous
     assert len(set(ids)) == len(ids)
 
 
-def test_requests_of_one_turn_share_a_batch_and_a_bad_row_fails_its_own_alone(house_bundle, house):
-    """Deterministic: all requests are handed over before the loop turns."""
+@pytest.mark.parametrize(
+    ("requests", "turns", "batches"),
+    [(8, 0, 1), (8, 1, 1), (4, 4, 4), (70, 1, 2)],
+    ids=["of one turn", "of one turn after the other", "apart", "more than a batch holds"],
+)
+def test_requests_share_a_batch_and_a_bad_row_fails_its_own_alone(
+    house_bundle, house, requests, turns, batches
+):
+    """Deterministic: so many turns of the loop lie between one request and the next."""
     import asyncio
 
     from tasador.serving.batcher import Batcher
@@ -261,15 +268,20 @@ def test_requests_of_one_turn_share_a_batch_and_a_bad_row_fails_its_own_alone(ho
     async def run():
         predictor = Predictor(house_bundle, "local")
         batcher = Batcher(Silent(), Silent())
-        rows = [{**house, "area": 60.0 + i, "income": -1.0 if i == 3 else 4.0} for i in range(8)]
-        waiting = [
-            batcher.value(predictor, predictor.encode([row]), client="c", started=0.0)
-            for row in rows
+        rows = [
+            {**house, "area": 60.0 + i, "income": -1.0 if i == 3 else 4.0} for i in range(requests)
         ]
+        waiting = []
+        for row in rows:
+            encoded = predictor.encode([row])
+            waiting.append(batcher.value(predictor, encoded, client="c", started=0.0))
+            for _ in range(turns):
+                await asyncio.sleep(0)
         return rows, await asyncio.gather(*waiting, return_exceptions=True)
 
     rows, answers = asyncio.run(run())
-    assert Silent.batches == 1
+    # a batch whose rows are all refused has nothing to keep
+    assert Silent.batches == batches - (turns > 2)
     for i, answer in enumerate(answers):
         if i == 3:
             assert isinstance(answer, Problem)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from tasador.records.batch_writer import RecordWriter
 from tasador.records.database import Database
 from tasador.records.record import Outcome
 from tasador.records.store import RecordStore
+from tasador.registry.model_bundle import load_bundle
 from tasador.serving.batcher import Batcher
 from tasador.serving.canary import Canary, _chosen
 from tasador.serving.cascade import LoadedModel
@@ -76,7 +78,8 @@ class Server:
             self.loads += 1
             if challenger is None:
                 raise RegistryError("the registry is down")
-            return LoadedModel(challenger, "mlflow", "b", 0.0)
+            bundle = challenger() if callable(challenger) else challenger
+            return LoadedModel(bundle, "mlflow", "b", 0.0)
 
         self.canary = Canary(self.service, settings, Database(url), load, self.writer)
 
@@ -291,6 +294,25 @@ def test_who_asks_for_a_version_gets_it(bundles, tmp_path):
         assert set(asked) == {champion.version}
         assert set(server.ask(5, path="/v2/models/m/versions/1/infer")) == {champion.version}
         assert set(server.ask(5)) == {good.version}
+
+
+def test_the_challenger_leaves_memory_when_its_experiment_ends(bundles, tmp_path):
+    champion, good = bundles["champion"], bundles["good"]
+    loaded = []
+
+    def load():
+        bundle = load_bundle(good.folder)
+        loaded.append(weakref.ref(bundle))
+        return bundle
+
+    with served(tmp_path, champion, load) as server:
+        book = begin(server, champion, good, min_rows=10_000)
+        wait_for(lambda: server.service.canary is not None)
+        server.ask(5)  # valued by both, the second time in a thread
+        wait_for(lambda: len(records(server.url, "shadow")) == 5)
+        _, seen = book.read()
+        assert book.write(dataclasses.replace(standing(book), status="stopped"), seen, "ana")
+        wait_for(lambda: loaded[0]() is None)
 
 
 def test_a_champion_that_changes_ends_the_experiment(bundles, tmp_path):
