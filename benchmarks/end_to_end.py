@@ -102,7 +102,7 @@ def select_seconds(X: Floats, y: Floats) -> list[Step]:
     fold = Fold(fit_rows, held_rows, X[fit_rows], X[held_rows], nothing)
     part = Part(X, y, np.zeros(len(y), dtype=np.uint64))
     table = Table(part, [fold], TargetTransform("none"), 0.0)
-    grids = yaml.safe_load((conf_folder() / "selection" / "full.yaml").read_text())["families"]
+    grids = yaml.safe_load((conf_folder() / "selection" / "article.yaml").read_text())["families"]
     steps = []
     for name in FAMILIES:
         count = math.prod(len(values) for values in grids[name].values())

@@ -180,7 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=5000, help="training rows; 0 for all")
     parser.add_argument("--folder", type=Path, default=Path("workspace/data"))
     chosen = parser.parse_args(arguments)
-    full = yaml.safe_load((conf_folder() / "selection" / "full.yaml").read_text())["families"]
+    grids, full = (
+        yaml.safe_load((conf_folder() / "selection" / f"{profile}.yaml").read_text())["families"]
+        for profile in ("article", "full")
+    )
     table = read(chosen.rows, chosen.folder)
     print(
         f"{os.cpu_count()} cores, {len(table.part)} training rows, "
@@ -192,9 +195,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     same_winner, kept, rows = True, Figures(), []
     shares: dict[str, float] = {}
     for name in FAMILIES:
-        every, size = groups_of(name, full[name]), DESIGN[name]
+        every, size = groups_of(name, grids[name]), DESIGN[name]
         count = sum(len(group.members) for group in every)
-        picked = design(full[name], size)
+        picked = design(grids[name], size)
         scores = {fingerprint(params): theirs(name, params, table) for params in picked}
         seconds_theirs = float(np.mean([found[0] for found in scores.values()])) * count * FOLDS
         keys = {fingerprint(params) for params in picked}

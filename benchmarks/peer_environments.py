@@ -56,12 +56,14 @@ class Ran:
         problem: The last line of its errors where it failed, else empty.
         seconds: From its start to its end.
         peak_gb: The largest resident memory of it or of one of its processes.
+        cpu: CPU seconds of all of them.
     """
 
     out: str
     problem: str
     seconds: float
     peak_gb: float
+    cpu: float
 
 
 def run_measured(command: Sequence[str], folder: Path, limit_s: float) -> Ran:
@@ -85,4 +87,5 @@ def run_measured(command: Sequence[str], folder: Path, limit_s: float) -> Ran:
     if process.returncode:
         lines = texts[1].strip().splitlines() or ["no reason given"]
         problem = f"stopped after {limit_s:g} s" if seconds >= limit_s else lines[-1][:200]
-    return Ran(texts[0], problem, seconds, usage.ru_maxrss / 1e6)
+    cpu = usage.ru_utime + usage.ru_stime
+    return Ran(texts[0], problem, seconds, usage.ru_maxrss / 1e6, cpu)

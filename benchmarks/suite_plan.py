@@ -244,6 +244,11 @@ BENCHMARKS = (
     _one("tables", "Strangers' tables", "init and run on nine tables beside three peers", "tables",
          "tables --tables insurance --splits 1 --rows 400 --methods tasador lightgbm", 210,
          limit_s=36_000.0),
+    _one("tables_full", "Strangers' tables", "what profile full costs and brings beside quick",
+         "tables --tables insurance used_cars housing diamonds --splits 3 --rows 5000 "
+         "--methods tasador full",
+         "tables --tables insurance --splits 1 --rows 300 --methods tasador full", 60,
+         limit_s=14_400.0),
     _one("sales", "Sales to come", "years of sales valued by what was known before", "sales",
          "sales --rows 3000 --yearly sweep.trials=2", 8),
     _one("valuation_peers", "Sales to come", "the newest sales of two tables, beside four peers",

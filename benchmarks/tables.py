@@ -10,11 +10,12 @@ training file keeps the bytes of its rows, the test file has no target. tasador 
 (`segregate.test_share=0.05`); the peers learn from all of it. A test row that it refuses is
 estimated by the median of the training targets and counted. The peers get what a pandas user makes
 of the table by hand (`tables_data.py`). CatBoost and AutoGluon have as long as tasador took.
-`tasador.metrics` scores them all.
+`tasador.metrics` scores them all. Where both profiles are measured, `full` is compared with quick
+by CPU seconds, which a busy machine changes little, and by its error on the same rows.
 
 Estimates are kept in benchmarks/workspace/tables, so that an interrupted league goes on where it
 was: those of peers until `--again`, those of tasador for its commit. Exits with 1 when tasador is
-worse than the plain LightGBM on a table by more than chance.
+worse than the plain LightGBM on a table by more than chance, or `full` than quick.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Answer:
     seconds: float
     told: str
     peak_gb: float = 0.0
+    cpu: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -143,14 +145,14 @@ def run_tasador(
         run += [f"dataset.source.paths=[{split.train}]", "dataset.source.sha256=null"]
     predict = ["predict", split.test.name, "-o", "estimates.csv"]
     steps = [run, predict] if shipped else [init, run, predict]
-    seconds = peak = 0.0
+    seconds = peak = cpu = 0.0
     for step in steps:
         done = run_measured([*command, *step], folder, LIMIT)
         peak = max(peak, done.peak_gb)
         if step is not predict:
-            seconds += done.seconds
+            seconds, cpu = seconds + done.seconds, cpu + done.cpu
         if done.problem:
-            return Answer(None, seconds, f"{step[0]} failed: {done.problem}", peak)
+            return Answer(None, seconds, f"{step[0]} failed: {done.problem}", peak, cpu)
     with (folder / "estimates.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     if len(rows) != len(split.actual):
@@ -163,7 +165,7 @@ def run_tasador(
         leaks = [one for one in table.leaks if one in contract.feature_names]
         told.append(f"kept {', '.join(leaks)}" * bool(leaks))
     estimates = [float(row[column]) if row[column] else split.median for row in rows]
-    return Answer(estimates, seconds, "; ".join(filter(None, told)), peak)
+    return Answer(estimates, seconds, "; ".join(filter(None, told)), peak, cpu)
 
 
 def run_peer(
@@ -253,32 +255,41 @@ def difference(parts: Sequence[tuple[Floats, Floats, Floats]]) -> tuple[float, f
 
 @dataclass(frozen=True)
 class Standing:
-    """A method on one table: means over the splits; scores are empty where a split has none."""
+    """A method on one table: means over the splits; scores are empty where a split has none.
+
+    `against` compares it with the plain LightGBM, profile full also with quick, in `beside`.
+    """
 
     scores: dict[str, float]
     seconds: float
     told: str
     against: tuple[float, float, float] | None
+    cpu: float = 0.0
+    beside: tuple[float, float, float] | None = None
 
 
 def standings(actual: list[Floats], found: list[dict[str, Answer]]) -> dict[str, Standing]:
     """Return how each method did over the splits of one table."""
     table: dict[str, Standing] = {}
-    plain = [one["lightgbm"].estimates if "lightgbm" in one else None for one in found]
+
+    def compared(method: str, other: str) -> tuple[float, float, float] | None:
+        parts = []
+        for y, one in zip(actual, found, strict=True):
+            if method == other or not all(m in one and one[m].estimates for m in (method, other)):
+                return None
+            parts.append((y, np.array(one[method].estimates), np.array(one[other].estimates)))
+        return difference(parts)
+
     for method in found[0]:
-        mine = [one[method] for one in found]
-        scores, against = dict[str, float](), None
+        mine, scores = [one[method] for one in found], dict[str, float]()
         estimates = [np.array(one.estimates) for one in mine if one.estimates is not None]
         if len(estimates) == len(mine):
             each = [all_metrics(y, one) for y, one in zip(actual, estimates, strict=True)]
             scores = {name: float(np.mean([one[name] for one in each])) for name in SHOWN}
-            if method != "lightgbm" and all(one is not None for one in plain):
-                against = difference(
-                    [(y, a, np.array(b)) for y, a, b in zip(actual, estimates, plain, strict=True)]
-                )
         told = next((one.told for one in mine if one.estimates is None), mine[0].told)
-        seconds = float(np.mean([one.seconds for one in mine]))
-        table[method] = Standing(scores, seconds, told, against)
+        seconds, cpu = (float(np.mean([getattr(o, k) for o in mine])) for k in ("seconds", "cpu"))
+        beside = compared(method, "tasador") if method == "full" else None
+        table[method] = Standing(scores, seconds, told, compared(method, "lightgbm"), cpu, beside)
     return table
 
 
@@ -288,7 +299,10 @@ def described(against: tuple[float, float, float] | None) -> str:
 
 
 def keep(league: dict[str, dict[str, Standing]], splits: int) -> int:
-    """Keep the league's table and goals; return on how many tables tasador is clearly worse."""
+    """Keep the league's table and goals; return on how many tables tasador is clearly worse.
+
+    Than the plain LightGBM; and profile full than quick.
+    """
     rows: list[list[Any]] = []
     accepted = worse = better = compared = 0
     shortfalls, times = list[float](), list[float]()
@@ -331,7 +345,35 @@ def keep(league: dict[str, dict[str, Standing]], splits: int) -> int:
         "in percent. Columns that say the target in other words are dropped by hand for the peers; "
         "what tasador keeps of them is noted.",
     )  # fmt: skip
+    worse += keep_profiles(kept, league, splits)
     kept.keep()
+    return worse
+
+
+def keep_profiles(kept: Figures, league: dict[str, dict[str, Standing]], splits: int) -> int:
+    """Keep what profile full costs and brings; return on how many tables it is clearly worse."""
+    pairs = {
+        name: (table["tasador"], table["full"])
+        for name, table in league.items()
+        if "full" in table and table["full"].beside
+    }
+    rows, times, worse = list[list[Any]](), list[float](), 0
+    for name, (quick, full) in pairs.items():
+        times.append(full.cpu / quick.cpu)
+        worse += full.beside is not None and full.beside[1] > 0
+        rows.append([name, quick.cpu, full.cpu, times[-1], quick.scores["wmape"],
+                     full.scores["wmape"], described(full.beside)])  # fmt: skip
+    if rows:
+        kept.goal("CPU seconds of profile full, times those of quick, at worst", max(times), 5.0)
+        kept.goal("tables with a clearly larger wMAPE by profile full than by quick", worse, 0)
+        kept.table(
+            "What profile full costs and brings",
+            ["Table", "quick (CPU s)", "full (CPU s)", "times", "wMAPE (%), quick",
+             "wMAPE (%), full", "difference (95%)"],
+            rows,
+            f"Means of {splits} random splits: `init` and `run`; errors of held-out rows, in "
+            "percentage points.",
+        )  # fmt: skip
     return worse
 
 
@@ -359,7 +401,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         league[name] = standings([actual for actual, _ in parts], [found for _, found in parts])
         for method, one in league[name].items():
             figures = " ".join(f"{key} {value:.4g}" for key, value in one.scores.items())
-            told = f"{one.seconds:.0f} s  {described(one.against)}  {one.told}"
+            told = f"{one.seconds:.0f} s, {one.cpu:.0f} s of CPU  "
+            told += f"{described(one.beside or one.against)}  {one.told}"
             print(f"{name:<18} {TITLES[method]:<22} {figures}  {told}", flush=True)
     return 1 if keep(league, given.splits) else 0
 

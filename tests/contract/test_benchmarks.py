@@ -19,8 +19,9 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "benchmarks"
 SLEEP = "import time; time.sleep(600)"
-LONG = ("grid_search", "growth_rows", "million_rows", "many_columns", "diamonds",
-        "mixed_load", "scale_out", "tables", "valuation_peers", "confidence")  # fmt: skip
+LONG = ("main_job", "grid_search", "growth_rows", "million_rows", "many_columns", "diamonds",
+        "mixed_load", "scale_out", "tables", "tables_full", "valuation_peers",
+        "confidence")  # fmt: skip
 HOUSING = ("longitude", "latitude", "housing_median_age", "total_rooms", "total_bedrooms",
            "population", "households", "median_income", "ocean_proximity")  # fmt: skip
 
@@ -393,6 +394,35 @@ def test_the_league_says_who_is_worse_by_more_than_chance(
     assert kept["tables"][0]["rows"][0][-1] == "why"
 
 
+def test_the_league_says_what_the_full_profile_costs_and_brings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tables
+    from figures import VARIABLE
+
+    random = np.random.default_rng(0)
+    actual = random.uniform(50, 150, 300)
+    near, far = (actual + random.normal(0, spread, 300) for spread in (5, 15))
+
+    def league(quick: np.ndarray, full: np.ndarray) -> tuple[int, dict[str, Any]]:
+        found = {
+            "tasador": tables.Answer(quick.tolist(), 60.0, "", cpu=20.0),
+            "full": tables.Answer(full.tolist(), 300.0, "", cpu=120.0),
+        }
+        monkeypatch.setenv(VARIABLE, str(tmp_path / "kept.json"))
+        worse = tables.keep({"flats": tables.standings([actual] * 2, [found] * 2)}, 2)
+        return worse, json.loads((tmp_path / "kept.json").read_text())
+
+    worse, kept = league(far, near)
+    values = {goal["name"]: goal["value"] for goal in kept["goals"]}
+    assert worse == values["tables with a clearly larger wMAPE by profile full than by quick"] == 0
+    assert values["CPU seconds of profile full, times those of quick, at worst"] == 6.0
+    (row,) = kept["tables"][1]["rows"]
+    assert row[:4] == ["flats", 20.0, 120.0, 6.0]
+    assert row[4] > row[5] > 0
+    assert league(near, far)[0] == 1
+
+
 def test_each_part_of_the_reference_is_measured_in_the_proportion_that_is_stated() -> None:
     import end_to_end
     from grid_search import design
@@ -487,6 +517,7 @@ def test_a_peer_is_measured_and_stopped_in_time(tmp_path: Path) -> None:
     done = run_measured([sys.executable, "-c", took], tmp_path, 60.0)
     assert (done.out, done.problem) == ("done\n", "")
     assert 0.2 < done.peak_gb < 2.0
+    assert 0.0 < done.cpu < 60.0
     failed = run_measured([sys.executable, "-c", "raise SystemExit('why')"], tmp_path, 60.0)
     assert failed.problem == "why"
     child = f"import subprocess; subprocess.run([{sys.executable!r}, '-c', {SLEEP!r}])"

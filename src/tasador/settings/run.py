@@ -121,6 +121,8 @@ class SweepSettings:
             each step costs more.
         pruner: How trials are given up on the way, at a ninth and a third of their steps:
             ``hyperband``, ``halving`` (successive halving) or ``none``.
+        patience: The sweep ends before its last trial when so many in a row have made the best no
+            better than chance between the folds explains; null tries all of them.
         family: The family to tune, one of the selection's, from its best candidate on; null takes
             that of the best candidate of all.
         storage: Where trials are kept; null keeps them beside the step's cache. A database URL
@@ -135,6 +137,7 @@ class SweepSettings:
     metric: ErrorMetric = "wmape"
     slowdown: Annotated[float, Interval(ge=1, le=1000)] = 4.0
     pruner: Literal["hyperband", "halving", "none"] = "hyperband"
+    patience: Annotated[int, Interval(ge=1, le=100_000)] | None = None
     wide: bool = False
     family: str | None = None
     storage: str | None = None

@@ -11,7 +11,7 @@ from tasador.reporting import evaluation_plots
 from tasador.reporting.cards import CardBuilder
 from tasador.selection.families.catalog import family
 from tasador.selection.search.grid_search import TIED, CandidateResult, SearchResult
-from tasador.selection.search.optuna_sweep import SweepResult
+from tasador.selection.search.optuna_sweep import SweepResult, has_settled
 from tasador.settings.run import SelectionSettings, SweepSettings
 
 _GAP = 0.5  # a training error this share below the held-out error is worth a warning
@@ -145,7 +145,10 @@ def show_sweep(
     metric = label(result.metric)
     whole = [t for t in result.trials if t.error is None and t.dropped is None]
     card.fact("Family", family(result.family).title)
-    card.fact("Trials", len(result.trials), f"{settings.folds} folds, train only")
+    ended = ""
+    if has_settled(result.trials, result.metric, settings.patience):
+        ended = f"; ended since the last {settings.patience} brought no more than chance"
+    card.fact("Trials", len(result.trials), f"{settings.folds} folds, train only{ended}")
     given_up = sum(t.dropped is not None for t in result.trials)
     card.fact("Given up early", given_up, f"pruner: {settings.pruner}")
     card.fact(f"{metric} of the selection's winner", result.trials[0].mean(result.metric))

@@ -27,7 +27,12 @@ from tasador.trees.onnx_model import OnnxRegressor
 
 Floats = NDArray[np.float64]
 SMALL: dict[str, dict[str, Any]] = {
-    "lightgbm": {"n_estimators": 24, "bagging_fraction": 0.7, "feature_fraction": 0.5},
+    "lightgbm": {
+        "n_estimators": 24,
+        "bagging_fraction": 0.7,
+        "feature_fraction": 0.5,
+        "feature_fraction_bynode": 0.7,
+    },
     "hist_gradient_boosting": {"max_iter": 24, "max_features": 0.5},
     "gradient_boosting": {"n_estimators": 24, "subsample": 0.7, "max_features": 0.5},
     "random_forest": {"n_estimators": 12, "max_features": 0.5},
@@ -179,6 +184,7 @@ SPELLED_OUT: dict[str, dict[str, Any]] = {
         "max_depth": 0,
         "min_child_samples": 20,
         "feature_fraction": 1,
+        "feature_fraction_bynode": 1,
         "bagging_fraction": 1,
         "lambda_l1": 0,
         "lambda_l2": 0,

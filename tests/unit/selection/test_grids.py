@@ -42,13 +42,13 @@ def grids(profile: str) -> dict[str, dict[str, list[Any]]]:
 
 
 @pytest.mark.parametrize("name", REFERENCE)
-def test_the_full_profile_searches_the_references_own_grid(name: str) -> None:
-    assert grids("full")[name] == REFERENCE[name]
+def test_the_articles_profile_searches_the_references_own_grid(name: str) -> None:
+    assert grids("article")[name] == REFERENCE[name]
 
 
-def test_the_full_profile_has_as_many_candidates_as_the_reference() -> None:
-    full = grids("full")
-    counts = {name: len(list(expand_grid(name, full[name]))) for name in REFERENCE}
+def test_the_articles_profile_has_as_many_candidates_as_the_reference() -> None:
+    grid = grids("article")
+    counts = {name: len(list(expand_grid(name, grid[name]))) for name in REFERENCE}
     assert counts == {
         "random_forest": 180,
         "gradient_boosting": 300,

@@ -15,6 +15,7 @@ from tasador.core.errors import ConfigError, StorageError, TrainingError
 from tasador.data.table import Part, SealedPart
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.target_transform import TargetTransform
+from tasador.reporting.cards import CardBuilder
 from tasador.selection.diagnostics import Diagnostics, diagnose
 from tasador.selection.ensembling import Member
 from tasador.selection.errors import FoldsError
@@ -28,10 +29,11 @@ from tasador.selection.folds import (
     random_assignment,
     sample_rows,
 )
-from tasador.selection.search.grid_search import grid_search
-from tasador.selection.search.optuna_sweep import _importance, sweep
+from tasador.selection.search.grid_search import CandidateResult, grid_search
+from tasador.selection.search.optuna_sweep import _importance, has_settled, sweep
 from tasador.selection.test_metrics import cross_validation, evaluate, out_of_fold
 from tasador.settings.run import SelectionSettings, SweepSettings
+from tasador.training.selection_card import show_sweep
 
 CONTRACT = from_dict(
     {
@@ -324,6 +326,48 @@ def test_the_importance_of_parameters_needs_four_trials_that_differ(errors, told
         )
         study.add_trial(trial)
     assert _importance(study, 1) == ({"alpha": 1.0} if told else {})
+
+
+@pytest.mark.no_cover
+def test_a_patient_sweep_is_the_beginning_of_a_longer_one(part: Part, folds: list[Fold]) -> None:
+    settings = SweepSettings(trials=12, folds=3, pruner="none")
+    every = sweep("ridge", {"alpha": 50.0}, settings, folds, part, TRANSFORM, 1).trials
+    patient = dataclasses.replace(settings, patience=3)
+    result = sweep("ridge", {"alpha": 50.0}, patient, folds, part, TRANSFORM, 1)
+    some = result.trials
+    assert 3 < len(some) < len(every) == 12
+    assert [t.params for t in some] == [t.params for t in every[: len(some)]]
+    settled = [has_settled(every[:n], "wmape", 3) for n in range(1, 13)]
+    assert settled.index(True) + 1 == len(some)  # it ended as soon as it might
+    assert not any(has_settled(every[:n], "wmape", None) for n in range(1, 13))
+    for asked in (patient, settings):
+        card = CardBuilder("sweep", "Sweep")
+        show_sweep(card, result, asked)
+        (note,) = (fact.note for fact in card.build().facts if fact.label == "Trials")
+        assert ("the last 3 brought no more than chance" in str(note)) == (asked is patient)
+
+
+@given(
+    errors=st.lists(st.lists(st.floats(1, 2), min_size=4, max_size=4), min_size=2, max_size=8),
+    patience=st.integers(1, 9),
+    gain=st.floats(0.01, 0.5),
+)
+def test_a_sweep_goes_on_after_a_gain_on_every_fold_and_ends_without_any(
+    errors: list[list[float]], patience: int, gain: float
+) -> None:
+    def trial(held: list[float], dropped: str | None = None) -> CandidateResult:
+        folds = tuple({"wmape": one} for one in held)
+        return CandidateResult("ridge", {}, folds, folds, 0.0, dropped=dropped)
+
+    trials = [trial(held) for held in errors]
+    best = min(trials, key=lambda one: one.mean("wmape"))
+    worse = trial([fold["wmape"] + gain for fold in best.held])
+    assert has_settled([*trials, *patience * [worse]], "wmape", patience)
+    better = trial([fold["wmape"] - gain for fold in best.held])
+    assert not has_settled([*trials, *(patience - 1) * [worse], better], "wmape", patience)
+    # what was given up on the way has seen fewer folds, and says nothing
+    given_up = trial([0.0, 0.0], dropped="given up")
+    assert has_settled([*trials, *patience * [given_up]], "wmape", patience)
 
 
 def test_without_trials_the_winner_stays(part: Part, folds: list[Fold]) -> None:

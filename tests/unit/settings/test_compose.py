@@ -26,7 +26,8 @@ def test_the_default_is_california_and_leaves_the_split_to_its_contract() -> Non
 def test_a_profile_changes_groups() -> None:
     settings = compose(["dataset=diamonds", "profile=full"])
     assert settings.segregate.method is None
-    assert settings.sweep.trials == 60
+    assert (settings.sweep.trials, settings.sweep.patience) == (40, 15)
+    assert compose([]).sweep.patience is None
 
 
 def test_every_value_can_be_set_on_the_command_line() -> None:

@@ -26,6 +26,7 @@ from tasador.selection.errors import SweepStorageError
 from tasador.selection.families.base import Trial
 from tasador.selection.families.catalog import family
 from tasador.selection.folds import Fold
+from tasador.selection.paired_tests import corrected_standard_error
 from tasador.selection.search.grid_search import CandidateResult, result_from_plain
 from tasador.selection.search.trial import RUNGS, Bench, SpaceRecorder, Task, open_bench, run_trial
 from tasador.settings.run import SweepSettings
@@ -105,7 +106,11 @@ def sweep(
         tell(first)
         with progress("sweeping parameters", settings.trials) as advance:
             advance(1 if settings.trials else 0)
-            while (done := len(_finished(study))) < settings.trials - 1:
+            while (done := len(found := _finished(study))) < settings.trials - 1:
+                if has_settled(
+                    [first, *map(_result_of, found)], settings.metric, settings.patience
+                ):
+                    break
                 result = _next_trial(study, bench, start, settings, done)
                 tell(result)
                 advance(note=f"{settings.metric} {_lowest(study, first, settings.metric):.3f}")
@@ -310,6 +315,29 @@ def _next_trial(
     else:
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
     return result
+
+
+def has_settled(trials: Sequence[CandidateResult], metric: str, patience: int | None) -> bool:
+    """Tell whether the last `patience` trials made the best no better than chance explains.
+
+    Chance is one standard error of the mean difference of the two over the folds, corrected for
+    the rows that folds share. Optuna's `BestValueStagnationEvaluator` counts any gain, and its
+    terminators that weigh gains against the error of cross-validation need torch.
+    """
+    if patience is None or len(trials) <= patience:
+        return False
+    before, now = (
+        min(
+            (one for one in some if one.state == "whole"),
+            key=lambda one: one.mean(metric),
+            default=None,
+        )
+        for some in (trials[:-patience], trials)
+    )
+    if before is None or now is None:
+        return False
+    gains = [a[metric] - b[metric] for a, b in zip(before.held, now.held, strict=True)]
+    return float(np.mean(gains)) <= corrected_standard_error(gains, 1.0 / len(gains))
 
 
 def _lowest(study: Any, first: CandidateResult, metric: str) -> float:
