@@ -297,7 +297,8 @@ def _parse_arrow(data: bytes, name: str) -> pl.DataFrame:
         frame = pl.from_arrow(table)
         assert isinstance(frame, pl.DataFrame)  # noqa: S101 - a table gives a frame
         return frame
-    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
+    # UnicodeDecodeError: pyarrow decodes the columns' names itself
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UnreadableTableError.damaged(f"the Arrow file {name}", error) from error
 
 

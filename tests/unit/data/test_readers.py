@@ -175,6 +175,13 @@ def arrow_of_a_negative_length() -> bytes:
     return data.replace(count, (-3).to_bytes(8, "little", signed=True))
 
 
+def with_a_name_that_is_not_utf8(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    frame = pl.DataFrame({"naïve": [1, 2, 3]})
+    frame.write_ipc(buffer) if kind == "arrow" else frame.write_parquet(buffer)
+    return buffer.getvalue().replace("naïve".encode(), b"na\xe5\xe5ve")
+
+
 def packed_otherwise() -> bytes:
     data = bytearray(zipped(a_dot_csv=CSV * 50))
     data[40:60] = bytes(20)
@@ -190,8 +197,18 @@ def packed_otherwise() -> bytes:
         zipped(xl_dot_csv=CSV)[5:],
         b'{"a":' * 3000,
         b"PK\x03\x04" + zipped(a_dot_csv=CSV * 9)[70:],
+        with_a_name_that_is_not_utf8("arrow"),
+        with_a_name_that_is_not_utf8("parquet"),
     ],
-    ids=["negative length", "not deflated", "cut", "nested JSON", "a place before the beginning"],
+    ids=[
+        "negative length",
+        "not deflated",
+        "cut",
+        "nested JSON",
+        "a place before the beginning",
+        "a name in Arrow",
+        "a name in Parquet",
+    ],
 )
 def test_damage_of_any_kind_is_a_source_error(data: bytes) -> None:
     with pytest.raises(SourceError, match=r"damaged|JSON|cannot be read|binary"):

@@ -391,7 +391,7 @@ def _leaves(elements: Sequence[Any]) -> Iterator[_Leaf]:
     waiting: list[int] = []  # fields still to come at each level
     outermost = ""
     for place, element in enumerate(elements):
-        name = element.get((4, _TEXT), b"").decode("utf-8", "replace")
+        name = _text(element.get((4, _TEXT), b""))
         children = element.get((5, _I32), 0)
         if place == 0:
             waiting.append(children)
@@ -408,6 +408,14 @@ def _leaves(elements: Sequence[Any]) -> Iterator[_Leaf]:
             continue
         nested = len(waiting) > 1 or element.get((3, _I32)) == _REPEATED
         yield _Leaf(outermost, nested, element.get((1, _I32), -1), element.get((2, _I32), 0))
+
+
+def _text(name: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        shown = name.decode("utf-8", "backslashreplace")
+        raise _damaged(f"a column's name that is not UTF-8: {shown[:40]}") from None
 
 
 def _damaged(got: str) -> SourceError:
