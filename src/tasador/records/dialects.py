@@ -52,6 +52,8 @@ _EXACT = 64
 _WAL_TRIES = 200
 _WAL_PAGES = 8000  # of 4 KiB each
 _WAL_BYTES = 2 << 20
+_MAY_END = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY}
+_LONGEST_PAUSE_S = 0.005
 _PAGE_BYTES = 32 << 10  # by which the index of the write-ahead log grows
 
 
@@ -85,7 +87,7 @@ class SqliteDialect:
             tighten(self.path.with_name(self.path.name + beside))
         return sqlite3.connect(
             self.path,
-            timeout=self.timeout_s,
+            timeout=0.0,  # see `_execute`
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
@@ -132,7 +134,26 @@ class SqliteDialect:
         self, connection: sqlite3.Connection, sql: str, parameters: Sequence[Any] = ()
     ) -> sqlite3.Cursor:
         """Run a statement and return its cursor."""
-        return connection.execute(sql, parameters)
+        return self._execute(connection, sql, parameters)
+
+    def _execute(
+        self, connection: sqlite3.Connection, sql: str, parameters: Sequence[Any] = ()
+    ) -> sqlite3.Cursor:
+        """Run a statement, again while another process writes, for `timeout_s` at most.
+
+        SQLite's own waiting sleeps 1, 2, 5 and more milliseconds from try to try, and a commit
+        takes a tenth of one: two services on a file waited more than they worked.
+        """
+        waited = pause = 1e-4
+        while True:
+            try:
+                return connection.execute(sql, parameters)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode not in _MAY_END or waited >= self.timeout_s:
+                    raise
+            time.sleep(pause)
+            waited += pause
+            pause = min(1.1 * pause, _LONGEST_PAUSE_S)
 
     def insert(self, connection: sqlite3.Connection, table: str, rows: Sequence[Row]) -> None:
         """Add rows: one statement and its own commit for a group, a transaction for more.
@@ -143,7 +164,7 @@ class SqliteDialect:
         if len(rows) <= MOST_ROWS:
             self._insert_some(connection, table, rows)
             return
-        connection.execute(self.begin)
+        self._execute(connection, self.begin)
         try:
             for start in range(0, len(rows), MOST_ROWS):
                 self._insert_some(connection, table, rows[start : start + MOST_ROWS])
@@ -162,7 +183,7 @@ class SqliteDialect:
             size = -(-count // _EXACT) * _EXACT
             parameters.extend(list(rows[-1]) * (size - count))
             count = size
-        connection.execute(_sqlite_insert(table, count), parameters)
+        self._execute(connection, _sqlite_insert(table, count), parameters)
 
     def rollback(self, connection: sqlite3.Connection) -> None:
         """Undo what is open; a failed statement may have undone it already."""

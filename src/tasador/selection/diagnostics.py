@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 #: Shares of the fitting rows on which the learning curve is measured.
 SHARES = (0.125, 0.25, 0.5, 1.0)
 _FEWEST_ROWS = 40
+_LEARNT_ROWS = 200_000  # most rows to fit on, and to measure on, a sample of them
 _SHUFFLED_ROWS = 20_000  # most held-out rows on which columns are shuffled, a sample of them
 
 
@@ -81,7 +82,8 @@ def diagnose(
     chosen, score = family(name), METRICS[metric]
     random = seeds.generator(seed, "diagnostics")
     fit_rows, held_rows = rows
-    rest = random.permutation(fit_rows)
+    rest = random.permutation(fit_rows)[:_LEARNT_ROWS]
+    held_rows = held_rows[:_LEARNT_ROWS]
     X, y = part.X[held_rows], part.y[held_rows]
     sizes = _sizes(len(rest))
     with progress("learning curve, importance", len(sizes) + X.shape[1]) as advance:
@@ -119,15 +121,20 @@ def diagnose(
         if len(X) > _SHUFFLED_ROWS:
             some = np.sort(random.permutation(len(X))[:_SHUFFLED_ROWS])
             X, y = X[some], y[some]
-        importance = []
+        importance = [0.0] * X.shape[1]
         whole = score(y, value(features.transform(X)))
-        for column in range(X.shape[1]):
-            grown = []
-            for _ in range(repeats):
+        orders = [[random.permutation(len(X)) for _ in range(repeats)] for _ in importance]
+
+        def grown(column: int) -> float:
+            found = []
+            for order in orders[column]:
                 shuffled = X.copy()
-                shuffled[:, column] = shuffled[random.permutation(len(X)), column]
-                grown.append(score(y, value(features.transform(shuffled))) - whole)
-            importance.append(float(np.mean(grown)))
+                shuffled[:, column] = X[order, column]
+                found.append(score(y, value(features.transform(shuffled))) - whole)
+            return float(np.mean(found))
+
+        for column, more in in_parallel(grown, range(X.shape[1])):
+            importance[column] = more
             advance()
     return Diagnostics(
         metric=metric,

@@ -80,11 +80,13 @@ class FoldAssignment:
             the oldest rows, which no fold holds out.
         property_hash: Shape (n,): what was sold; of a property that is held out, a forward fold
             fits on no earlier sale. None where that is not known.
+        most: Most rows that a fold fits on, a seeded sample of them; None for all.
     """
 
     fold: NDArray[np.intp]
     forward: bool = False
     property_hash: NDArray[np.uint64] | None = None
+    most: int | None = None
 
     @property
     def numbers(self) -> list[int]:
@@ -98,7 +100,11 @@ class FoldAssignment:
         fit = self.fold > number if self.forward else ~held
         if self.forward and self.property_hash is not None:
             fit &= ~np.isin(self.property_hash, self.property_hash[held])
-        return np.flatnonzero(fit), np.flatnonzero(held)
+        fit_rows = np.flatnonzero(fit)
+        if self.most is not None and len(fit_rows) > self.most:
+            random = seeds.generator(number, "rows of a fold")
+            fit_rows = np.sort(random.choice(fit_rows, self.most, replace=False))
+        return fit_rows, np.flatnonzero(held)
 
     def enough(self, rows: int) -> list[int]:
         """Return the first folds that together hold out at least `rows` rows; all, if none do.

@@ -51,6 +51,21 @@ def test_zero_targets_have_a_defined_meaning() -> None:
     assert some["mape"] == pytest.approx(10)
 
 
+def test_many_rows_are_drawn_less_often_and_their_interval_is_as_wide() -> None:
+    random = np.random.default_rng(0)
+    actual, calls = random.uniform(100, 200, 200_000), []
+    predicted = actual * random.normal(1, 0.1, len(actual))
+
+    def mae(y, p):
+        calls.append(len(y))
+        return float(np.abs(y - p).mean())
+
+    found = bootstrap_metrics(actual, predicted, seed=3, metrics={"mae": mae})["mae"]
+    assert len(calls) == 200 + 1
+    width = 2 * 1.96 * np.abs(predicted - actual).std() / np.sqrt(len(actual))
+    assert found.high - found.low == pytest.approx(width, rel=0.2)
+
+
 def test_bootstrap_intervals_hold_the_value_and_repeat() -> None:
     random = np.random.default_rng(0)
     actual = random.uniform(100, 200, 300)

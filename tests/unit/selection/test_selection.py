@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -284,6 +285,20 @@ def test_a_sweep_takes_what_the_selection_measured_and_tries_no_point_next_to_it
     # lambda_l2 of 0 is no value of the space; its smallest is next to it
     assert all(trial.params["num_leaves"] != 15 for trial in given.trials[1:])
     assert [t.params for t in given.trials] == [t.params for t in again.trials]
+
+
+def test_a_fold_of_many_rows_fits_on_a_sample_of_them_that_is_the_same_again() -> None:
+    whole = random_assignment(1000, 5, seed=3)
+    thinned = replace(whole, most=300)
+    for number in whole.numbers:
+        fit, held = whole.rows(number)
+        some, same_held = thinned.rows(number)
+        assert len(some) == 300
+        assert np.isin(some, fit).all()
+        assert (np.diff(some) > 0).all()
+        assert (same_held == held).all()
+        assert (thinned.rows(number)[0] == some).all()
+        assert (replace(whole, most=len(fit)).rows(number)[0] == fit).all()
 
 
 def test_a_sweep_that_was_interrupted_leaves_no_trial_open(
