@@ -318,3 +318,23 @@ def test_absurdly_large_and_small_numbers_stay_finite(coordinates: bool) -> None
     absurd[1, :2] = (1e300, 1e-300)
     absurd[2, -1] = 1e200
     assert np.isfinite(features.transform(absurd)).all()
+
+
+FEW = st.sampled_from([0.0, -0.0, 1.5, -2.0, float("inf"), float("nan")])
+
+
+@given(
+    table=st.integers(1, 30).flatmap(
+        lambda n: st.lists(
+            st.lists(FEW | st.floats(), min_size=n, max_size=n), min_size=6, max_size=6
+        )
+    ),
+    dated=st.booleans(),
+)
+@settings(deadline=None, max_examples=200)
+def test_rows_of_an_index_stand_as_numpy_sorts_them_by_all_columns(table, dated) -> None:
+    target, similar, *rest = np.array(table, dtype=float).reshape(6, -1)
+    context, points, times = np.array(rest[:1]).T, np.array(rest[1:3]).T, rest[3]
+    by = [target, context[:, 0], similar, *points.T, *([times] if dated else [])]
+    found = ComparablesIndex.sorted_rows(points, target, similar, context, times if dated else None)
+    assert found.tolist() == np.lexsort(by).tolist()

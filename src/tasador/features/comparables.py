@@ -166,7 +166,16 @@ class ComparablesIndex:
     ) -> Positions:
         """Return which row stands where in an index that `fit` makes of these rows, shape (m,)."""
         by = [target, *context.T, *([] if similar is None else [similar]), *points.T]
-        return np.lexsort(by if times is None else [*by, times])
+        if times is not None:
+            by.append(times)
+        # what `np.lexsort(by)` gives; it would sort all rows by each column in turn
+        order = np.argsort(by[-1], kind="stable")
+        first = by[-1][order]
+        same = ~(first[1:] > first[:-1])
+        tied = np.append(same, False) | np.append(False, same)
+        rows = np.sort(order[tied])
+        order[tied] = rows[np.lexsort([column[rows] for column in by])]
+        return order
 
     @property
     def restricted(self) -> bool:
