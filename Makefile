@@ -38,7 +38,7 @@ test slow: export OMP_NUM_THREADS := 1
 test slow: export OMP_WAIT_POLICY := passive
 
 test: lint ## Lint, layering, tests with coverage
-	$(BIN)/pytest -n 3 --dist worksteal -m "not slow" --cov --cov-report=term:skip-covered
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --cov --cov-report=term:skip-covered
 
 slow: $(VENV)/.dev ## The tests that take minutes: whole lives of models, processes killed
 	$(BIN)/pytest -n 2 -m slow --dist loadfile

@@ -40,7 +40,7 @@ def test_routes_are_tried_with_the_row_that_stands_there(browser, address) -> No
         block = page.locator(".opblock", has=page.locator(f'[data-path="{path}"]')).first
         block.locator(".opblock-summary").first.click()
         block.locator("button.execute").click()
-        row = block.locator("tr.response").first
+        row = block.locator(".live-responses-table tr.response").first
         row.wait_for()
         assert row.locator(".response-col_status").inner_text().startswith("200")
         assert answer in row.inner_text()

@@ -80,6 +80,7 @@ class SqliteDialect:
         self.synchronous = synchronous
         self.timeout_s = timeout_s
         self.alone = alone
+        self._interrupted = False
 
     def connect(self) -> sqlite3.Connection:
         make_private(self.path)  # SQLite gives the files beside it the same mode
@@ -144,12 +145,14 @@ class SqliteDialect:
         SQLite's own waiting sleeps 1, 2, 5 and more milliseconds from try to try, and a commit
         takes a tenth of one: two services on a file waited more than they worked.
         """
+        self._interrupted = False
         waited = pause = 1e-4
         while True:
             try:
                 return connection.execute(sql, parameters)
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode not in _MAY_END or waited >= self.timeout_s:
+                over = self._interrupted or waited >= self.timeout_s
+                if over or error.sqlite_errorcode not in _MAY_END:
                     raise
             time.sleep(pause)
             waited += pause
@@ -195,6 +198,7 @@ class SqliteDialect:
         """Nothing to do: a write transaction has the file to itself."""
 
     def interrupt(self, connection: sqlite3.Connection) -> None:
+        self._interrupted = True
         connection.interrupt()
 
     def kind_of(self, error: Exception) -> ErrorKind | None:
