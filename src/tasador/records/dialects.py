@@ -49,7 +49,6 @@ def column_names(table: str) -> str:
 #: Most rows of one INSERT: SQLite takes 32 766 parameters, a record has fourteen.
 MOST_ROWS = 512
 _EXACT = 64
-_WAL_TRIES = 200
 _WAL_PAGES = 8000  # of 4 KiB each
 _WAL_BYTES = 2 << 20
 _MAY_END = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY}
@@ -88,7 +87,7 @@ class SqliteDialect:
             tighten(self.path.with_name(self.path.name + beside))
         return sqlite3.connect(
             self.path,
-            timeout=0.0,  # see `_execute`
+            timeout=0.0,  # `run` waits
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
@@ -115,18 +114,10 @@ class SqliteDialect:
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:
-        """Switch to the write-ahead log; SQLite does not wait for locks while it does that."""
-        for tried in range(_WAL_TRIES):
-            try:
-                mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or tried * 0.01 >= self.timeout_s:
-                    raise
-                time.sleep(0.01)
-                continue
-            if mode != "wal":
-                raise OutageError.without_log(self.path, mode)
-            return
+        """Switch to the write-ahead log."""
+        mode = self.run(connection, "PRAGMA journal_mode=WAL").fetchone()[0]
+        if mode != "wal":
+            raise OutageError.without_log(self.path, mode)
 
     def is_broken(self, connection: sqlite3.Connection) -> bool:  # noqa: ARG002
         return False
@@ -134,16 +125,11 @@ class SqliteDialect:
     def run(
         self, connection: sqlite3.Connection, sql: str, parameters: Sequence[Any] = ()
     ) -> sqlite3.Cursor:
-        """Run a statement and return its cursor."""
-        return self._execute(connection, sql, parameters)
+        """Run a statement and return its cursor; again while another process has the lock.
 
-    def _execute(
-        self, connection: sqlite3.Connection, sql: str, parameters: Sequence[Any] = ()
-    ) -> sqlite3.Cursor:
-        """Run a statement, again while another process writes, for `timeout_s` at most.
-
-        SQLite's own waiting sleeps 1, 2, 5 and more milliseconds from try to try, and a commit
-        takes a tenth of one: two services on a file waited more than they worked.
+        For `timeout_s` at most, or until it is interrupted. SQLite's own waiting sleeps 1, 2, 5 and
+        more milliseconds from try to try, and a commit takes a tenth of one: two services on a file
+        waited more than they worked.
         """
         self._interrupted = False
         waited = pause = 1e-4
@@ -167,7 +153,7 @@ class SqliteDialect:
         if len(rows) <= MOST_ROWS:
             self._insert_some(connection, table, rows)
             return
-        self._execute(connection, self.begin)
+        self.run(connection, self.begin)
         try:
             for start in range(0, len(rows), MOST_ROWS):
                 self._insert_some(connection, table, rows[start : start + MOST_ROWS])
@@ -186,7 +172,7 @@ class SqliteDialect:
             size = -(-count // _EXACT) * _EXACT
             parameters.extend(list(rows[-1]) * (size - count))
             count = size
-        self._execute(connection, _sqlite_insert(table, count), parameters)
+        self.run(connection, _sqlite_insert(table, count), parameters)
 
     def rollback(self, connection: sqlite3.Connection) -> None:
         """Undo what is open; a failed statement may have undone it already."""
