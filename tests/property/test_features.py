@@ -324,7 +324,7 @@ FEW = st.sampled_from([0.0, -0.0, 1.5, -2.0, float("inf"), float("nan")])
 
 
 @given(
-    table=st.integers(1, 30).flatmap(
+    table=st.integers(0, 30).flatmap(
         lambda n: st.lists(
             st.lists(FEW | st.floats(), min_size=n, max_size=n), min_size=6, max_size=6
         )

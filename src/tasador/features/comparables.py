@@ -172,7 +172,9 @@ class ComparablesIndex:
         order = np.argsort(by[-1], kind="stable")
         first = by[-1][order]
         same = ~(first[1:] > first[:-1])
-        tied = np.append(same, False) | np.append(False, same)
+        tied = np.zeros(len(order), dtype=np.bool_)
+        tied[1:] = same
+        tied[:-1] |= same
         rows = np.sort(order[tied])
         order[tied] = rows[np.lexsort([column[rows] for column in by])]
         return order

@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 #: Shares of the fitting rows on which the learning curve is measured.
 SHARES = (0.125, 0.25, 0.5, 1.0)
 _FEWEST_ROWS = 40
-_LEARNT_ROWS = 200_000  # most rows to fit on, and to measure on, a sample of them
+_LEARNT_ROWS = 200_000  # most rows to fit on, a sample of them
 _SHUFFLED_ROWS = 20_000  # most held-out rows on which columns are shuffled, a sample of them
 
 
@@ -83,7 +83,6 @@ def diagnose(
     random = seeds.generator(seed, "diagnostics")
     fit_rows, held_rows = rows
     rest = random.permutation(fit_rows)[:_LEARNT_ROWS]
-    held_rows = held_rows[:_LEARNT_ROWS]
     X, y = part.X[held_rows], part.y[held_rows]
     sizes = _sizes(len(rest))
     with progress("learning curve, importance", len(sizes) + X.shape[1]) as advance:

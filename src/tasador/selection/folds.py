@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
 import numpy as np
@@ -105,6 +105,10 @@ class FoldAssignment:
             random = seeds.generator(number, "rows of a fold")
             fit_rows = np.sort(random.choice(fit_rows, self.most, replace=False))
         return fit_rows, np.flatnonzero(held)
+
+    def at_most(self, rows: int) -> FoldAssignment:
+        """Return the same folds, each fitting on at most `rows` rows."""
+        return self if len(self.fold) <= rows else replace(self, most=rows)
 
     def enough(self, rows: int) -> list[int]:
         """Return the first folds that together hold out at least `rows` rows; all, if none do.

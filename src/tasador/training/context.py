@@ -153,7 +153,7 @@ class LastFolds:
 
     def __init__(self) -> None:
         self._of: tuple[FeatureChoice, int] | None = None
-        self._folds: dict[tuple[bool, int], Fold] = {}
+        self._folds: dict[tuple[bool, int | None, int], Fold] = {}
 
     def get(
         self,
@@ -165,14 +165,15 @@ class LastFolds:
         """Return folds of so many rows with these features; those that are not there are made."""
         if self._of != (choice, rows):
             self._folds, self._of = {}, (choice, rows)
-        missing: dict[bool, tuple[FoldAssignment, list[int]]] = {}
-        for assignment, number in wanted:
-            if (assignment.forward, number) not in self._folds:
-                missing.setdefault(assignment.forward, (assignment, []))[1].append(number)
-        for forward, (assignment, numbers) in missing.items():
+        missing: dict[tuple[bool, int | None], tuple[FoldAssignment, list[int]]] = {}
+        keys = [(assignment.forward, assignment.most, number) for assignment, number in wanted]
+        for (assignment, number), key in zip(wanted, keys, strict=True):
+            if key not in self._folds:
+                missing.setdefault(key[:2], (assignment, []))[1].append(number)
+        for kind, (assignment, numbers) in missing.items():
             for number, fold in zip(numbers, make(assignment, numbers), strict=True):
-                self._folds[forward, number] = fold
-        return [self._folds[assignment.forward, number] for assignment, number in wanted]
+                self._folds[*kind, number] = fold
+        return [self._folds[key] for key in keys]
 
 
 @dataclass(frozen=True)

@@ -299,6 +299,8 @@ def test_a_fold_of_many_rows_fits_on_a_sample_of_them_that_is_the_same_again() -
         assert (same_held == held).all()
         assert (thinned.rows(number)[0] == some).all()
         assert (replace(whole, most=len(fit)).rows(number)[0] == fit).all()
+    assert whole.at_most(1000) is whole
+    assert whole.at_most(300).most == 300
 
 
 def test_a_sweep_that_was_interrupted_leaves_no_trial_open(
