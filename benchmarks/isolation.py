@@ -13,8 +13,10 @@ def isolate() -> None:
     """Take tasador's, MLflow's and W&B's settings out of this process's environment.
 
     Processes that are started later inherit what is left, so every server and run of a benchmark
-    keeps its records, versions and trials in the folder that it is given.
+    keeps its records, versions and trials in the folder that it is given. Python may keep what it
+    compiles, as it does for a user: else each start of a server would compile all modules again.
     """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     for name in list(os.environ):
         if name.startswith(_SETTINGS) and not name.startswith(_KEPT):
             del os.environ[name]

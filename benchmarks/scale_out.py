@@ -46,8 +46,8 @@ from fixtures.ray_cluster import running_cluster
 #: What this machine should reach for one more worker on a core of its own.
 EFFICIENCY = 0.7
 GRID = {
-    "random_forest": {"n_estimators": [100], "max_depth": [10, 20], "min_samples_leaf": [1, 2, 4]},
-    "gradient_boosting": {"n_estimators": [100], "max_depth": [3, 5], "learning_rate": [0.05, 0.1]},
+    "random_forest": {"n_estimators": [30], "max_depth": [10, 20], "min_samples_leaf": [2, 4]},
+    "gradient_boosting": {"n_estimators": [30], "max_depth": [3, 5], "learning_rate": [0.1]},
 }
 SMALL_GRID = {"decision_tree": {"max_depth": [4, 8, 12], "min_samples_leaf": [1, 4]}}
 TITLES = {"score": "ray::MapWorker", "search": "ray::_run", "drift": "ray::_run"}

@@ -167,6 +167,8 @@ def _expected_index(
     """Return what the arrays of `m` comparables have to be, by name."""
     _number(found, "slope", -MOST)
     _number(found, "softening", _SMALLEST)
+    if found.get("reach") is not None:
+        _number(found, "reach", _SMALLEST)
     if not isinstance(found.get("excludes_own", False), bool):
         raise ValueError("excludes_own is neither true nor false")
     if not 0 < m < _MOST_ROWS:

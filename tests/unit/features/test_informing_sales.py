@@ -114,12 +114,28 @@ def test_the_state_is_read_back_and_one_from_before_gives_the_features_of_before
     spec, arrays = features.state()
     again = FittedFeatures.from_state(features.contract, spec, arrays)
     assert again.transform(X).tobytes() == features.transform(X).tobytes()
-    before = {
-        k: v for k, v in spec["comparables"].items() if k not in ("age_scale", "excludes_own")
-    }
+    added = ("age_scale", "excludes_own", "reach")
+    before = {k: v for k, v in spec["comparables"].items() if k not in added}
     old = {name: array for name, array in arrays.items() if name != "comparables.times"}
     former = FittedFeatures.from_state(features.contract, {**spec, "comparables": before}, old)
     assert all(former.nearest(X[i : i + 1], 1)[0].distance == 0 for i in range(20))
+
+
+@pytest.mark.parametrize("dated", [True, False])
+def test_how_far_comparables_reach_is_kept_and_worked_out_where_it_was_not(dated):
+    X, target = rows_of()
+    features = FeaturePipeline(contract_of(dated)).fit(X, target)
+    assert features.index is not None
+    reach = features.index.reach
+    spec, arrays = features.state()
+    for kept, expected in (({"reach": 2.5}, 2.5), ({"reach": None}, np.inf), ({}, reach)):
+        comparables = {k: v for k, v in spec["comparables"].items() if k != "reach"} | kept
+        again = FittedFeatures.from_state(
+            features.contract, {**spec, "comparables": comparables}, arrays
+        )
+        assert again.index is not None
+        assert again.index.reach == expected
+    assert spec["comparables"]["reach"] == reach
 
 
 @pytest.mark.parametrize("fault", ["descends", "without dates", "no flag"])

@@ -112,6 +112,8 @@ def test_parts_that_are_none_of_the_contracts_are_refused(
         ({"slope": None}, "slope is None"),
         ({"softening": 0.0}, "softening is 0.0"),
         ({"excludes_own": "yes"}, "excludes_own is neither true nor false"),
+        ({"reach": -1.0}, "reach is -1.0"),
+        ({"reach": "far"}, "reach is 'far'"),
         ({"age_scale": 1.0}, "comparables with dates, of a table without"),
     ],
 )
