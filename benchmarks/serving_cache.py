@@ -45,24 +45,29 @@ _SCRIPT = """
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 local row = [==[{row}]==]
-local n = 0
+local n = {first}
 local same = {same}
 function request()
   local rows = {{}}
   for i = 1, {batch} do
     if not same then n = n + 1 end
-    rows[i] = string.gsub(row, "8.3252", string.format("%.9f", 1 + (n % 10000000) * 1e-6 + i / 10))
+    rows[i] = string.gsub(row, "8.3252", string.format("%.9f", 1 + n * 1e-9))
   end
   return wrk.format(nil, nil, nil, '{{"instances":[' .. table.concat(rows, ",") .. ']}}')
 end
 """
+#: Where the rows of each load begin, so that a service never meets one of an earlier round again.
+_FIRST = count(0, 5_000_000)
 
 
 def load(url: str, *, same: bool, batch: int, seconds: float) -> float:
     """Return the requests per second of one round."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         same_text = "true" if same else "false"
-        script.write(_SCRIPT.format(row=json.dumps(ROW), same=same_text, batch=batch))
+        filled = _SCRIPT.format(
+            row=json.dumps(ROW), same=same_text, batch=batch, first=next(_FIRST)
+        )
+        script.write(filled)
         script.flush()
         out = subprocess.run(
             ["wrk", "-t1", "-c16", f"-d{seconds:g}s", "-s", script.name, url],

@@ -401,13 +401,36 @@ def measured_figures(root: Path) -> dict[str, str]:
     """Return the figures that pages state, by name, as they are written there.
 
     ``run.*`` is what the README shows of `make run`; ``random.*`` and the times are those of the
-    benchmark of the main job, whose table is split at random.
+    benchmark of the main job, whose table is split at random. ``sales.*`` are median errors of the
+    newest sales, by method; ``serving.*`` are of the service beside others.
     """
     shown = (root / "README.md").read_text(encoding="utf-8")
     run = dict(re.findall(r"^  (MAPE|within 10%|RMSE) +([\d.,]+) ", shown, re.M))
-    result = json.loads((root / "benchmarks/results/main_job.json").read_text(encoding="utf-8"))
-    goals = {goal["name"]: goal["value"] for goal in result["figures"]["goals"]}
+
+    def result(name: str) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        path = root / "benchmarks/results" / f"{name}.json"
+        figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
+        return {goal["name"]: goal["value"] for goal in figures["goals"]}, figures["tables"]
+
+    goals, _ = result("main_job")
+    served, (rates, *_) = result("serving")
+    _, sales = result("valuation_peers")
+    errors = {
+        f"sales.{table['title'].split(',')[0].lower().replace(' ', '_')}."
+        f"{row[0].split(',')[0].lower()}": f"{row[1]:.1f}"
+        for table in sales
+        if "median APE" in table["columns"]
+        for row in table["rows"]
+    }
+    rate = {
+        f"serving.{row[0].split()[0].strip(',').lower()}": f"{float(f'{row[1]:.2g}'):.0f}"
+        for row in rates["rows"]
+    }
     return {
+        **errors,
+        **rate,
+        "serving.p50": f"{served['p50 at 16 connections, ms']:.1f}",
+        "serving.p99": f"{served['p99 at 16 connections, ms']:.1f}",
         "run.mape": f"{float(run['MAPE']):.1f}",
         "run.seconds": f"{10 * round(goals['first run, seconds'] / 10):.0f}",
         "run.again_seconds": f"{goals['unchanged second run, seconds']:.0f}",
