@@ -304,6 +304,21 @@ def test_cluster_labels_are_the_nearest_centroid() -> None:
     assert (np.diff(clusters.centroids[:, 0]) > 0).all()  # whatever order KMeans found them in
 
 
+def test_many_points_are_clustered_by_some_of_them_and_labelled_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random = np.random.default_rng(3)
+    centres = np.array([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]])
+    points = centres[random.integers(3, size=2000)] + random.normal(0, 0.3, (2000, 2))
+    whole = Clusters.fit(points, 3, seed=1)
+    monkeypatch.setattr("tasador.features.encoders._MOST_POINTS", 500)
+    monkeypatch.setattr("tasador.features.encoders._CHUNK", 300)
+    some = Clusters.fit(points, 3, seed=1)
+    assert np.array_equal(some.centroids, Clusters.fit(points, 3, seed=1).centroids)
+    assert np.array_equal(some.labels(points), whole.labels(points))
+    assert some.labels(points[:0]).shape == (0,)
+
+
 def test_ratios_are_missing_where_the_denominator_is_zero_and_dates_have_parts() -> None:
     assert np.isnan(ratios(np.array([[1.0]]), np.array([[0.0]])))[0, 0]
     year, month, weekday = date_parts(np.array([1_700_000_000.0]))[0]  # Tuesday 14 November 2023

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
@@ -303,8 +304,19 @@ for _heading, _commands in COMMANDS.items():
             app.command(_name, cls=Command, rich_help_panel=_heading)(_command)
 
 
+def _name_files_in_utf8() -> None:
+    """Start again in UTF-8 mode where file names are ASCII: contracts name files by Unicode text.
+
+    Python does so by itself (PEP 540), unless its variables say otherwise.
+    """
+    if sys.getfilesystemencoding() == "ascii":
+        os.environ["PYTHONUTF8"] = "1"  # for processes that a command starts, too
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+
+
 def main() -> None:
     """Run the command line; every error that is ours ends without a traceback."""
+    _name_files_in_utf8()
     accept_any_encoding()
     try:
         code = app(standalone_mode=False) or 0

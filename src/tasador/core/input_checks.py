@@ -211,11 +211,11 @@ def write_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
             array = np.ascontiguousarray(arrays[name])
             if array.dtype.kind not in _KINDS:
                 raise ArraysError.of_type(name, f"type {array.dtype}")
-            entry = io.BytesIO()
-            # reshaped: `ascontiguousarray` gives an array without dimensions one
-            np.lib.format.write_array(entry, array.reshape(np.shape(arrays[name])), (1, 0), False)
             # `np.savez` would write the time of day
-            archive.writestr(zipfile.ZipInfo(name + _SUFFIX), entry.getvalue())
+            with archive.open(zipfile.ZipInfo(name + _SUFFIX), "w") as entry:
+                # reshaped: `ascontiguousarray` gives an array without dimensions one
+                shaped = array.reshape(np.shape(arrays[name]))
+                np.lib.format.write_array(entry, shaped, (1, 0), False)
     return buffer.getvalue()
 
 

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.core import seeds
+
 Floats = NDArray[np.float64]
 
 _LAST_SECOND = 1e15  # some 30 million years: what lies beyond does not fit NumPy's dates
 _SECONDS_A_YEAR = 365.2425 * 86400.0
+#: Most points that clusters are fitted on, and how many are labelled at a time.
+_MOST_POINTS, _CHUNK = 100_000, 65_536
 DATE_PARTS = ("year", "month", "weekday")
 
 
@@ -152,11 +156,15 @@ class Clusters:
     def fit(cls, points: Floats, k: int, seed: int) -> Clusters:
         """Fit KMeans with `k` clusters on `points` (n, d); scikit-learn is needed here only.
 
-        On one thread: sums that several share would end in other bits from run to run.
+        Of very many points, on a seeded sample. On one thread: sums that several share would end in
+        other bits from run to run.
         """
         from sklearn.cluster import KMeans
         from threadpoolctl import threadpool_limits
 
+        if len(points) > _MOST_POINTS:
+            random = seeds.generator(seed, "clustered points")
+            points = points[np.sort(random.choice(len(points), _MOST_POINTS, replace=False))]
         distinct = len(np.unique(points, axis=0))
         model = KMeans(n_clusters=min(k, distinct), n_init=4, random_state=seed)
         with threadpool_limits(1, user_api="openmp"):
@@ -180,8 +188,11 @@ class Clusters:
 
     def labels(self, points: Floats) -> NDArray[np.intp]:
         """Return the index (n,) of the nearest centroid; the lower index wins a tie."""
-        nearest: NDArray[np.intp] = np.argmin(self.distances(points), axis=1)
-        return nearest
+        nearest = [
+            np.argmin(self.distances(points[start : start + _CHUNK]), axis=1)
+            for start in range(0, max(len(points), 1), _CHUNK)
+        ]
+        return np.concatenate(nearest)
 
     def features(self, points: Floats) -> Floats:
         """Return label and distances (n, 1 + K) of `points` (n, d): what models see of it."""

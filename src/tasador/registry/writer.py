@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -160,9 +160,10 @@ def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
         for name, content in contents.items():
             (temporary / name).write_bytes(content)
         (temporary / MANIFEST_NAME).write_bytes(manifest.to_json())
+        contents.clear()  # of a million rows, hundreds of megabytes
         # before it takes its name: a bundle that cannot be loaded must not replace one that can
-        load_bundle(temporary, trusted=None)
-    return load_bundle(folder, check_golden=False, trusted=None)
+        bundle = load_bundle(temporary, trusted=None)
+    return replace(bundle, folder=folder)
 
 
 def _golden(parts: BundleParts) -> dict[str, Floats]:

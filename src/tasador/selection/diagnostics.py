@@ -24,8 +24,8 @@ Floats = NDArray[np.float64]
 #: Shares of the fitting rows on which the learning curve is measured.
 SHARES = (0.125, 0.25, 0.5, 1.0)
 _FEWEST_ROWS = 40
-_LEARNT_ROWS = 200_000  # most rows to fit on, a sample of them
-_SHUFFLED_ROWS = 20_000  # most held-out rows on which columns are shuffled, a sample of them
+_LEARNT_ROWS = 100_000  # most rows to fit on, a sample of them
+_SHUFFLED_ROWS = 10_000  # most held-out rows on which columns are shuffled, a sample of them
 
 
 @dataclass(frozen=True)

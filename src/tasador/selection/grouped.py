@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.model import Column
+from tasador.core.parallel import usable_cores
 from tasador.features.encoders import CODE
 from tasador.features.fitted import Kind
 from tasador.metrics.regression import label
@@ -25,6 +26,9 @@ Floats = NDArray[np.float64]
 #: each is one more model, and one more split above the trees of those behind it.
 LEAST_ROWS = 500
 MOST_LEVELS = 12
+#: Up to so many rows threads wait for one another longer than they work; with more than so many,
+#: the memory of two fits at a time would be what a run needs most.
+_FEW_ROWS, _MANY_ROWS = 50_000, 400_000
 _SAYING: frozenset[Kind] = frozenset({"one_hot", "code"})
 
 
@@ -132,6 +136,21 @@ def fit_member(
     own = tuple((level, fit(place == number)) for number, level in enumerate(levels))
     counts = np.bincount(place, minlength=len(levels) + 1)
     return FittedMember(chosen, pooled, own, tuple(counts.tolist()))
+
+
+def threads_of_fits(fits: int, rows: int) -> list[int]:
+    """Return how many threads each of several fits on `rows` rows should use: no core idles.
+
+    Fits fill the cores one by one; those that are left over for a last round share them. On very
+    many rows each has all cores, one after the other: every fit under way holds a copy of its rows.
+    """
+    cores = usable_cores()
+    if rows > _MANY_ROWS:
+        return [cores] * fits
+    rest = fits % cores
+    if rest == 0 or rows <= _FEW_ROWS:
+        return [1] * fits
+    return [1] * (fits - rest) + [cores // rest] * rest
 
 
 Outcome = Literal["not tried", "pooled", "averaged", "used"]

@@ -30,7 +30,7 @@ from tasador.metrics.regression import (
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.ensembling import Member
 from tasador.selection.folds import Fold, held_out
-from tasador.selection.grouped import fit_member
+from tasador.selection.grouped import fit_member, threads_of_fits
 from tasador.selection.weakest_segments import WeakestSegments, weakest_segments
 
 Floats = NDArray[np.float64]
@@ -161,23 +161,24 @@ def out_of_fold(
     target = transform.forward(part.y)
     scores = [np.full(len(part), np.nan) for _ in members]
     tasks = [(m, fold) for m in range(len(members)) for fold in folds]
+    threads = threads_of_fits(len(tasks), min((len(fold.fit_rows) for fold in folds), default=0))
 
-    def work(task: tuple[int, Fold]) -> Floats:
-        member, fold = members[task[0]], task[1]
+    def work(place: int) -> Floats:
+        m, fold = tasks[place]
         model = fit_member(
-            member,
+            members[m],
             fold.Z_fit,
             fold.names,
             fold.kinds,
             target[fold.fit_rows],
             group,
-            1,  # the tasks fill the cores
+            threads[place],
             fold.weight,
         )
         return model.predict(fold.Z_held)
 
     with progress(description, len(tasks)) as advance:
-        for place, found in in_parallel(work, tasks):
+        for place, found in in_parallel(work, range(len(tasks))):
             m, fold = tasks[place]
             scores[m][fold.held_rows] = found
             advance()

@@ -24,6 +24,7 @@ from tasador.contract.target_check import TargetBounds
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import StorageError
 from tasador.core.logging import redact
+from tasador.core.memory import limit_malloc_arenas
 from tasador.records.batch_writer import RecordWriter
 from tasador.records.database import Database
 from tasador.records.record import Outcome
@@ -71,7 +72,7 @@ from tasador.serving.http.middleware import (
 from tasador.serving.http.request import App, TrustedProxies
 from tasador.serving.http.server import GuardedProtocol, set_up_logs
 from tasador.serving.metrics import BREAKER_STATES, Metrics
-from tasador.serving.model_slot import LoadedModel, ModelSlot, limit_malloc_arenas
+from tasador.serving.model_slot import LoadedModel, ModelSlot
 from tasador.serving.refresher import Refresher, RefreshEvents
 from tasador.serving.service import LazyDatabase, Service
 from tasador.settings.serving import ServeSettings, read_settings

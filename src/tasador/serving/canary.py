@@ -24,6 +24,7 @@ import orjson
 
 from tasador.core import clock
 from tasador.core.errors import TasadorError
+from tasador.core.memory import give_memory_back
 from tasador.records.database import Database
 from tasador.records.record import Record
 from tasador.records.shared_state import Lease, Leases
@@ -42,7 +43,6 @@ from tasador.serving.experiment import (
 from tasador.serving.http.request import Exchange
 from tasador.serving.model_slot import (
     LoadedModel,
-    give_memory_back,
     warm_up,
     warm_up_explanations,
 )

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 from tasador.core import clock as wall
 from tasador.core.errors import BundleError, TasadorError
+from tasador.core.memory import give_memory_back
 from tasador.serving.cascade import Cascade, GuardedSource
 from tasador.serving.model_slot import (
     LoadedModel,
     ModelSlot,
-    give_memory_back,
     warm_up,
     warm_up_explanations,
 )

@@ -175,6 +175,10 @@ class LastFolds:
                 self._folds[*kind, number] = fold
         return [self._folds[key] for key in keys]
 
+    def clear(self) -> None:
+        """Forget them: no later step looks at these rows again."""
+        self._folds, self._of = {}, None
+
 
 @dataclass(frozen=True)
 class RunContext:

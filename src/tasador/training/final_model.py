@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tasador.contract.model import TableContract
 from tasador.core import seeds
 from tasador.core.errors import TrainingError
-from tasador.core.parallel import in_parallel
+from tasador.core.parallel import in_parallel, usable_cores
 from tasador.metrics.regression import METRICS, all_metrics
 from tasador.modeling.confidence import ConfidenceModel, JointRange
 from tasador.modeling.conformal import ConformalInterval
@@ -51,6 +51,7 @@ from tasador.selection.grouped import (
     GroupComparison,
     fit_member,
     own_levels,
+    threads_of_fits,
 )
 from tasador.selection.test_metrics import CrossValidation, cross_validation, out_of_fold
 from tasador.settings.run import RunSettings
@@ -67,11 +68,9 @@ Floats = NDArray[np.float64]
 
 _log = logging.getLogger(__name__)
 _TIMED_CALLS = 200
-_ROWS_FOR_THREADS = 50_000
-#: Most rows that a fold fits on, and one that holds whole areas out. Models that learn from fewer
-#: rows err more, if anything, than the final one: its intervals, which come from these folds, get
-#: wider by that and not narrower.
-_FOLD_FITS, _AREA_FITS = 400_000, 200_000
+#: Most rows that a fold fits on. Models that learn from fewer rows err more, if anything, than the
+#: final one: its intervals, which come from these folds, get wider by that and not narrower.
+_FOLD_FITS = 200_000
 
 
 @dataclass(frozen=True)
@@ -316,7 +315,7 @@ def spatial_cross_validation(
     if settings.contract.coordinates is None or points is None:
         return None
     assignment = blocked_assignment(points, settings.register.spatial_folds, settings.seed)
-    assignment = assignment.at_most(_AREA_FITS)
+    assignment = assignment.at_most(_FOLD_FITS)
     numbers = assignment.enough(settings.register.fold_rows)
     pipeline = pipeline_of(run, made.features.choice)
     folds = list(make_folds(train, assignment, pipeline, run.transform, numbers))
@@ -330,15 +329,15 @@ def fit_final(run: RunContext, made: Evidence, choice: FinalChoice) -> FittedMod
     """Fit on all training rows, and export."""
     train, Z = made.train, made.features.Z
     target, members = run.transform.forward(train.y), choice.members
-    # on few rows threads wait for one another longer than they work, above all on a busy machine
-    threads = 0 if len(members) == 1 and len(train) > _ROWS_FOR_THREADS else 1
+    threads = threads_of_fits(len(members), len(train))
     names, kinds = made.features.fitted.names, made.features.fitted.kinds
     group, weight = run.settings.contract.with_role("group"), train.fit_weight()
 
-    def fit(member: Member) -> FittedMember:
-        return fit_member(member, Z, names, kinds, target, group, threads, weight)
+    def fit(place: int) -> FittedMember:
+        return fit_member(members[place], Z, names, kinds, target, group, threads[place], weight)
 
-    fitted = dict(in_parallel(fit, members))
+    workers = max(1, usable_cores() // threads[0])
+    fitted = dict(in_parallel(fit, range(len(members)), workers=workers))
     models = [fitted[i].export() for i in range(len(members))]
     libraries = [partial(fitted[i].predict, threads=0) for i in range(len(members))]
     exported = average(models, choice.shift)

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar, TypeVarTuple
 
 from tasador.core.errors import BundleError, StorageError
 from tasador.core.hashing import code_version, fingerprint, sha256_file
+from tasador.core.memory import give_memory_back
 from tasador.core.storage import atomic_folder
 from tasador.reporting.cards import Card, CardBuilder, read_card, recorded_card, write_card
 from tasador.training.context import RunContext, StepOutput
@@ -182,6 +183,7 @@ class StepRunner:
         with self._cache.create(step.name, self.key) as folder:
             step.run(self.run, StepOutput(folder, builder, journal), *earlier)
             write_card(folder / "card", builder.build())
+        give_memory_back()
         result = step.load(self.run, _read_back(self._cache, step.name, self.key))
         journal.unlink(missing_ok=True)
         return result

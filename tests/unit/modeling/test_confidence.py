@@ -56,6 +56,14 @@ def test_the_forecast_standard_deviation_holds_68_percent_of_new_relative_errors
         assert held[classes == name].mean() == pytest.approx(0.68, abs=0.04)
 
 
+def test_sizes_learnt_from_some_of_the_rows_hold_as_well(monkeypatch, fresh):
+    monkeypatch.setattr("tasador.modeling.expected_errors._MOST_FITTED", 2000)
+    some, Z, score = fitted()[0], *fresh[:2]
+    held = np.abs(np.exp(score - fresh[3]) - 1.0) <= some.sizes(Z, score, fresh[2]).fsd
+    assert held.mean() == pytest.approx(0.68, abs=0.02)
+    assert np.array_equal(some.factors, fitted()[0].factors)  # the same rows each time
+
+
 def test_median_errors_rise_from_high_to_low_confidence(model, fresh):
     Z, score, segment, target = fresh
     graded = model.graded(model.sizes(Z, score, segment).fsd.tolist())

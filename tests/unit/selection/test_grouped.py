@@ -14,6 +14,7 @@ from tasador.selection.grouped import (
     GroupComparison,
     fit_member,
     own_levels,
+    threads_of_fits,
 )
 from tasador.trees.ensemble import TreeEnsemble
 from tasador.trees.routing import Level
@@ -28,6 +29,25 @@ def rows_of(*counts: int) -> np.ndarray:
     code = np.repeat(np.arange(len(counts)), counts)
     random = np.random.default_rng(5)
     return np.column_stack([random.uniform(size=len(code)), np.eye(len(counts))[code]])
+
+
+@pytest.mark.parametrize(
+    ("cores", "fits", "rows", "threads"),
+    [
+        (2, 3, 60_000, [1, 1, 2]),
+        (2, 4, 60_000, [1, 1, 1, 1]),
+        (8, 3, 60_000, [2, 2, 2]),
+        (4, 5, 60_000, [1, 1, 1, 1, 4]),
+        (2, 3, 5_000, [1, 1, 1]),  # threads would wait for one another
+        (4, 3, 800_000, [4, 4, 4]),  # one at a time, for their memory
+        (1, 3, 60_000, [1, 1, 1]),
+    ],
+)
+def test_fits_use_all_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, fits: int, rows: int, threads: list[int]
+) -> None:
+    monkeypatch.setattr("tasador.selection.grouped.usable_cores", lambda: cores)
+    assert threads_of_fits(fits, rows) == threads
 
 
 def test_the_largest_levels_with_rows_enough_get_models_of_their_own() -> None:

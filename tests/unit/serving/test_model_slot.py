@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 
@@ -200,33 +197,3 @@ def test_a_bundle_that_cannot_explain_does_not_serve(bundle):
     broken = replace(bundle, contributions=None)
     with pytest.raises(BundleError, match="expected an explanation of a golden row"):
         warm_up_explanations(broken)
-
-
-_ARENAS = """
-import ctypes, sys, tempfile, threading
-from tasador.serving.model_slot import limit_malloc_arenas
-if sys.argv[1] == "limited":
-    limit_malloc_arenas()
-libc, together = ctypes.CDLL(None), threading.Barrier(8)
-def allocate():
-    kept = [bytearray(2000) for _ in range(500)]
-    together.wait()
-threads = [threading.Thread(target=allocate) for _ in range(8)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-libc.fopen.restype = ctypes.c_void_p
-with tempfile.NamedTemporaryFile() as file:
-    out = ctypes.c_void_p(libc.fopen(file.name.encode(), b"w"))
-    libc.malloc_info(0, out)
-    libc.fclose(out)
-    print(file.read().count(b"<heap nr"))
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="arenas are glibc's")
-def test_threads_share_two_arenas():
-    def arenas(how):
-        command = [sys.executable, "-c", _ARENAS, how]
-        return int(subprocess.run(command, capture_output=True, check=True).stdout)
-
-    assert arenas("limited") == 2 < arenas("as it is")

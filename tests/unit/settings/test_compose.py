@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import tasador
 from tasador.core.errors import ConfigError
@@ -28,6 +29,18 @@ def test_a_profile_changes_groups() -> None:
     assert settings.segregate.method is None
     assert (settings.sweep.trials, settings.sweep.patience) == (40, 15)
     assert compose([]).sweep.patience is None
+
+
+@pytest.mark.parametrize("name", ["quick", "full", "article"])
+def test_whatever_a_profile_says_is_what_a_run_gets(name: str) -> None:
+    given = yaml.safe_load((SOURCE / "conf" / "profile" / f"{name}.yaml").read_text())
+    sections = given.keys() - {"defaults", "dataset"}
+    assert sections
+    settings = compose([f"profile={name}"])
+    for section in sections:
+        found = vars(getattr(settings, section))
+        assert {key: found[key] for key in given[section]} == given[section]
+    assert compose([f"profile={name}", "impute.folds=7"]).impute.folds == 7
 
 
 def test_every_value_can_be_set_on_the_command_line() -> None:

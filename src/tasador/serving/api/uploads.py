@@ -19,12 +19,12 @@ from tasador.contract.arrow_encoding import plain_values
 from tasador.contract.model import TableContract, plain_name
 from tasador.contract.row_check import expectation, shown
 from tasador.core.errors import MissingExtraError, SourceError
+from tasador.core.memory import give_memory_back
 from tasador.data.parquet.limits import UPLOADED, ParquetFacts
 from tasador.data.text.decimal_commas import without_commas
 from tasador.data.text.extra_rows import FOOT, RowTotals, rows_below
 from tasador.data.text.text_format import HEAD_BYTES, TextFormat, csv_rows, detect_beginning
 from tasador.serving.errors import InvalidRequest, Problem, error_detail, wrong_media_type
-from tasador.serving.model_slot import give_memory_back
 
 CSV_TYPES = frozenset({"text/csv", "application/csv"})
 PARQUET_TYPES = frozenset(

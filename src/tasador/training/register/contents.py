@@ -263,7 +263,7 @@ def move_in(draft: ModelBundle, bundles: Path) -> ModelBundle:
             shutil.rmtree(draft.folder)
             return bundle
     draft.folder.rename(folder)
-    return load_bundle(folder, trusted=None)
+    return replace(draft, folder=folder)
 
 
 def model_facts(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tasador.core import seeds
 from tasador.core.errors import TasadorError
 from tasador.core.hashing import to_plain
+from tasador.core.memory import give_memory_back
 from tasador.modeling.confidence import ConfidenceModel
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.monotone import promise
@@ -87,6 +88,8 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     choice = choose_final(run, made)
     cv, random_cv = choice.cv, choice.random_cv
     spatial_cv = spatial_cross_validation(run, made, choice)
+    run.folds.clear()
+    give_memory_back()
     with ThreadPoolExecutor(1) as beside:  # both take one core
         expected = beside.submit(expected_errors, run, made, cv, spatial_cv)
         evaluated = fit_final(run, made, choice)
