@@ -245,9 +245,12 @@ def one_blas_thread() -> Iterator[None]:
     """Let linear algebra use one thread while the body runs.
 
     Sums that several threads share end in other bits than those of one, so that scores would
-    depend on the number of cores; and the cores have items to work on anyway.
+    depend on the number of cores; and the cores have items to work on anyway. The number is the
+    process's: of two threads that set it and put it back, the second puts back what the first had
+    set. A whole run is one body therefore, in which there is nothing but one thread to put back.
     """
     try:
+        import scipy.linalg  # noqa: F401 - it may bring a library of its own, which loads late
         from threadpoolctl import threadpool_limits
     except ImportError:  # nothing that is installed without it is trained with
         yield

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tasador.contract.formats import EPOCH, seconds_of
 from tasador.core.errors import ValidationError
-from tasador.core.parallel import in_parallel
+from tasador.core.parallel import in_parallel, one_blas_thread
 from tasador.data.profile import reference_profile
 from tasador.data.row_groups import rival_values
 from tasador.data.sources import read_stored
@@ -193,7 +193,8 @@ def value_spans(
         return found, pair
 
     # an origin a core: on few rows the threads of one fit wait for one another
-    made = dict(in_parallel(valued, spans[-newest if newest else 0 :]))
+    with one_blas_thread():
+        made = dict(in_parallel(valued, spans[-newest if newest else 0 :]))
     origins, pairs = zip(*(made[i] for i in range(len(made))), strict=True)
     names = list(origins[0].metrics)
     mean = {n: float(np.mean([origin.metrics[n] for origin in origins])) for n in names}

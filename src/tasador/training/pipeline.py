@@ -25,6 +25,7 @@ from tasador.contract.encoding import Encoder
 from tasador.contract.formats import date_text, seconds_of
 from tasador.core import clock
 from tasador.core.hashing import fingerprint
+from tasador.core.parallel import one_blas_thread
 from tasador.core.ray_engine import check_engine
 from tasador.data.contract_tables import with_files_read, with_levels_learned
 from tasador.data.errors import HalfLifeError
@@ -405,7 +406,7 @@ def _train(
     champion: tuple[Check, ...] = ()
     try:
         with suppress(StoppedError):
-            with run.open:
+            with run.open, one_blas_thread():
                 evidence, model = run_steps(step)
             run = step.run
             write_model_files(run, evidence, model)

@@ -5,11 +5,12 @@ import socket
 import sys
 
 import pytest
+import threadpoolctl
 
 from fixtures import ray_work
 from tasador.core import ray_engine
 from tasador.core.errors import EngineError, MissingExtraError, TrainingError
-from tasador.core.parallel import Engine, LocalEngine, RaySettings
+from tasador.core.parallel import Engine, LocalEngine, RaySettings, one_blas_thread
 from tasador.core.ray_engine import RayEngine, open_engine, open_ray
 
 
@@ -116,3 +117,19 @@ def test_an_address_where_nobody_listens_is_said_at_once(form: str, monkeypatch)
             open_ray(RaySettings(address)),
         ):
             pass
+
+
+def blas_threads() -> set[int]:
+    found = threadpoolctl.threadpool_info()
+    return {one["num_threads"] for one in found if one["user_api"] == "blas"}
+
+
+def test_limits_that_are_left_in_another_order_leave_one_thread_of_linear_algebra() -> None:
+    with one_blas_thread():
+        assert blas_threads() == {1}
+        first, second = one_blas_thread(), one_blas_thread()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        second.__exit__(None, None, None)
+        assert blas_threads() == {1}

@@ -4,10 +4,13 @@ import json
 from dataclasses import replace
 
 import pytest
+import threadpoolctl
 
 from tasador.contract.reader import from_dict
+from tasador.settings.compose import compose
 from tasador.settings.run import RunSettings
 from tasador.training.context import RunContext
+from tasador.training.pipeline import train
 from tasador.training.step_cache import Step, StepCache, StepRunner, StoppedError
 
 
@@ -103,3 +106,15 @@ def test_a_result_that_cannot_be_read_any_more_is_made_again(tmp_path, caplog):
     assert go(tmp_path, made)[0] == SETTINGS.seed + 1
     assert made == ["first", "second", "second"]
     assert "the cached result of second cannot be used" in caplog.text
+
+
+def test_steps_run_with_one_thread_of_linear_algebra_so_that_equal_runs_give_equal_bits(tmp_path):
+    seen = []
+
+    def on_step(name, _):
+        found = threadpoolctl.threadpool_info()
+        seen.append((name, {one["num_threads"] for one in found if one["user_api"] == "blas"}))
+
+    words = ("download.offline=true", "download.synthetic_rows=200", "steps=[segregate]")
+    train(compose([*words, f"storage.workspace={tmp_path}"]), on_step)
+    assert seen == [("download", {1}), ("segregate", {1})]
