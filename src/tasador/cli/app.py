@@ -309,7 +309,8 @@ def _name_files_in_utf8() -> None:
 
     Python does so by itself (PEP 540), unless its variables say otherwise.
     """
-    if sys.getfilesystemencoding() == "ascii":
+    # only once: `-X utf8=0` and `-E` hold against the variable
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"  # for processes that a command starts, too
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 

@@ -56,6 +56,14 @@ def test_a_command_ends_alike_whatever_its_output_can_encode(folder, command, en
     assert done.stdout or done.stderr
 
 
+def test_where_file_names_have_to_be_ascii_a_command_ends_too(folder):
+    kept = {k: v for k, v in os.environ.items() if k not in ("LC_ALL", "LANG")}
+    words = (sys.executable, "-X", "utf8=0", *TASADOR[1:], "monitor", "--help")
+    env = kept | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_cannot_be_encoded_is_shown_in_other_characters(folder):
     text = tasador(folder, "monitor", PYTHONIOENCODING="ascii").stdout.decode("ascii")
     row = next(line for line in text.splitlines() if line.startswith("\\u00e1rea"))
