@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import click
 import typer
 
 from tasador.cli.models import settings_with
@@ -141,9 +140,18 @@ def init(
 def _ask(questions: Sequence[Question]) -> dict[str, str]:
     answers = {}
     for question in questions:
-        choice = click.Choice(question.options)
-        answers[question.key] = typer.prompt(question.text, default=question.default, type=choice)
+        answers[question.key] = typer.prompt(
+            f"{question.text} ({', '.join(question.options)})",
+            default=question.default,
+            value_proc=partial(_one_of, question.options),
+        )
     return answers
+
+
+def _one_of(options: Sequence[str], said: str) -> str:
+    if said not in options:  # asked again
+        raise typer.BadParameter(f"{said!r} is not one of {', '.join(options)}")
+    return said
 
 
 def _print_preview(preview: Sequence[tuple[str, str, list[str]]], columns: int) -> None:

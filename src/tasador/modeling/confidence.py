@@ -63,7 +63,10 @@ class JointRange:
         values = X[:, columns]
         known = np.isfinite(values).any(axis=0) & (np.nanmax(values, 0) > np.nanmin(values, 0))
         columns, values = columns[known], values[:, known]
-        low, centre, high = np.nanquantile(values, (0.25, 0.5, 0.75), axis=0)
+        quarters = np.empty((3, 0))
+        if len(columns):  # of no columns `nanquantile` forgets how many quantiles it was asked for
+            quarters = np.nanquantile(values, (0.25, 0.5, 0.75), axis=0)
+        low, centre, high = quarters
         scale = (high - low) / 2.0
         spread = np.nanstd(values, axis=0)
         scale = np.where(scale > 0.0, scale, spread)

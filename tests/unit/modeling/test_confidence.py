@@ -181,3 +181,8 @@ def test_a_value_that_is_usual_alone_is_outside_beside_the_others():
     asked = np.array([[2.0, 250.0, 5.0], [2.0, 60.0, 5.0], [np.nan, np.nan, 5.0]])
     assert joint.outside(asked)[0].all()
     assert not joint.outside(asked)[1].any()
+
+
+def test_rows_without_numbers_have_no_range_to_leave():
+    joint = JointRange.of(np.array([[0.0, 1.0], [1.0, 0.0], [2.0, np.nan]]), np.empty(0, np.intp))
+    assert joint.outside(np.zeros((4, 2))).shape == (4, 0)
