@@ -323,7 +323,10 @@ class Cascade:
 
         Raises:
             ConfigError: An address is of an unknown kind.
+            ModuleNotFoundError: The extra `serve` is not installed.
         """
+        import stamina  # noqa: F401 - else each source would fail by itself for want of it
+
         return cls(build_sources(settings), settings, on_report=on_report)
 
     def report(self) -> tuple[SourceReport, ...]:
