@@ -39,5 +39,5 @@ def test_a_base_install_has_its_command_line_and_names_what_is_missing(
     ):  # fmt: skip
         done = run(*words)
         assert done.returncode == 8, (words, done.stderr)
-        *_, line = done.stderr.splitlines()  # a note of which model is meant may come first
+        (line,) = done.stderr.splitlines()
         assert "is not installed. To do: pip install " in line

@@ -307,10 +307,10 @@ def _of_records(rules: Thresholds, window: str, workspace: Path) -> Verdict:
     from tasador.settings.serving import read_settings
 
     served = read_settings(os.environ | with_defaults(os.environ, workspace))
-    if line := unasked(served.source):
-        note(line)
     settings = WatchSettings(window_s=parse_span(window), limits=rules)
     watcher = Watcher(settings, served.source, served.records.url, served.records)
+    if line := unasked(served.source):
+        note(line)
     try:
         return watcher.evaluate_window()
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def derive_seed(seed: int, *names: object) -> int:
@@ -19,3 +20,10 @@ def derive_seed(seed: int, *names: object) -> int:
 def generator(seed: int, *names: object) -> np.random.Generator:
     """Return a numpy generator for the use called `names`."""
     return np.random.default_rng(derive_seed(seed, *names))
+
+
+def sample_places(n: int, most: int, seed: int, *names: object) -> NDArray[np.intp]:
+    """Return at most `most` of the places 0..n-1, ascending: all, or a sample for this use."""
+    if n <= most:
+        return np.arange(n)
+    return np.sort(generator(seed, *names).choice(n, most, replace=False))

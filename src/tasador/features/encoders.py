@@ -162,9 +162,7 @@ class Clusters:
         from sklearn.cluster import KMeans
         from threadpoolctl import threadpool_limits
 
-        if len(points) > _MOST_POINTS:
-            random = seeds.generator(seed, "clustered points")
-            points = points[np.sort(random.choice(len(points), _MOST_POINTS, replace=False))]
+        points = points[seeds.sample_places(len(points), _MOST_POINTS, seed, "clustered points")]
         distinct = len(np.unique(points, axis=0))
         model = KMeans(n_clusters=min(k, distinct), n_init=4, random_state=seed)
         with threadpool_limits(1, user_api="openmp"):

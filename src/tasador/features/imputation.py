@@ -134,9 +134,7 @@ def _fit_filler(
 ) -> ColumnFiller | None:
     """Fit one column's predictor; None where no other column says anything."""
     known = np.flatnonzero(~missing[:, column])
-    if len(known) > MOST_ROWS[strategy]:
-        random = seeds.generator(seed, "impute", column)
-        known = np.sort(random.choice(known, MOST_ROWS[strategy], replace=False))
+    known = known[seeds.sample_places(len(known), MOST_ROWS[strategy], seed, "impute", column)]
     y = X[known, column]
     inputs = _fit_inputs(contract, column, X[known], filled[known], y, hidden)
     scale = np.array([np.mean(y), np.std(y), np.min(y), np.max(y)])

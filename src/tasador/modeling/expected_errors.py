@@ -90,10 +90,8 @@ def grow_sizes(rows: Floats, size: Floats, seed: int) -> tuple[Floats, bytes]:
 def _grow(rows: Floats, target: Floats, seed: int, rounds: int) -> Any:
     import lightgbm
 
-    if len(rows) > _MOST_FITTED:
-        random = seeds.generator(seed, "error rows")
-        some = np.sort(random.choice(len(rows), _MOST_FITTED, replace=False))
-        rows, target = rows[some], target[some]
+    some = seeds.sample_places(len(rows), _MOST_FITTED, seed, "error rows")
+    rows, target = rows[some], target[some]
     data = lightgbm.Dataset(rows, target, params={"verbosity": -1, "num_threads": 1})
     fewest = max(5, min(100, len(rows) // 20))
     settings = {**_SETTINGS, "seed": seed, "min_child_samples": fewest}

@@ -267,7 +267,4 @@ def build_reference(
 
 def sample_places(n: int, most: int) -> NDArray[np.intp]:
     """Return at most `most` of the places 0..n-1, ascending, the same ones every time."""
-    if n <= most:
-        return np.arange(n)
-    random = seeds.generator(_SEED, "sample", n)
-    return np.sort(random.choice(n, most, replace=False))
+    return seeds.sample_places(n, most, _SEED, "sample", n)

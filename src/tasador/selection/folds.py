@@ -101,9 +101,9 @@ class FoldAssignment:
         if self.forward and self.property_hash is not None:
             fit &= ~np.isin(self.property_hash, self.property_hash[held])
         fit_rows = np.flatnonzero(fit)
-        if self.most is not None and len(fit_rows) > self.most:
-            random = seeds.generator(number, "rows of a fold")
-            fit_rows = np.sort(random.choice(fit_rows, self.most, replace=False))
+        if self.most is not None:
+            some = seeds.sample_places(len(fit_rows), self.most, number, "rows of a fold")
+            fit_rows = fit_rows[some]
         return fit_rows, np.flatnonzero(held)
 
     def at_most(self, rows: int) -> FoldAssignment:

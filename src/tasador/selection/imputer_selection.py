@@ -153,10 +153,7 @@ def compare_imputers(
         transform: The target's transform.
         seed: Seed of samples, masks and imputers.
     """
-    rows = np.arange(len(part))
-    if len(rows) > settings.max_rows:
-        random = seeds.generator(seed, "imputation rows")
-        rows = np.sort(random.choice(len(part), settings.max_rows, replace=False))
+    rows = seeds.sample_places(len(part), settings.max_rows, seed, "imputation rows")
     sample = part.take(rows)
     names = columns_to_impute(contract, part.X)
     gaps = {name: int(np.isnan(part.X[:, contract.position(name)]).sum()) for name in names}
