@@ -241,8 +241,9 @@ BENCHMARKS = (
     _one("diamonds", "Another table", "tasador beside a tuned LightGBM",
          "diamonds --trials 20 sweep.metric=mape sweep.wide=true",
          "diamonds --trials 1 --rows 2000 sweep.trials=2", 16, keeps=False),
-    _one("tables", "Strangers' tables", "init and run on nine tables beside three peers", "tables",
-         "tables --tables insurance --splits 1 --rows 400 --methods tasador lightgbm", 210,
+    _one("tables", "Strangers' tables", "init and run on nine tables beside three peers",
+         "tables --splits 2",
+         "tables --tables insurance --splits 1 --rows 400 --methods tasador lightgbm", 85,
          limit_s=36_000.0),
     _one("tables_full", "Strangers' tables", "what profile full costs and brings beside quick",
          "tables --tables insurance used_cars housing diamonds --splits 3 --rows 5000 "
