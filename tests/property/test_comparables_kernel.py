@@ -264,6 +264,34 @@ def test_the_order_of_sales_changes_nothing_and_the_kernel_gives_the_same_bits(o
     assert features_of(again, asked).tobytes() == got.tobytes()
 
 
+@compiled
+@settings(max_examples=25)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 4),
+    st.booleans(),
+    st.sampled_from([1, 40, 2_500]),
+    st.sampled_from([1.0, 1e-170, 1e100]),
+    st.sampled_from([1.0, 30.0]),
+)
+def test_rows_searched_one_near_the_other_get_the_bits_of_the_definition(
+    seed, d, dated, copies, scale, skew
+):
+    rng = np.random.default_rng(seed)
+    arrays = sales(seed, 2_500, d, 1, True, dated, copies)
+    arrays["points"] = scale * np.sign(arrays["points"]) * np.abs(arrays["points"]) ** skew
+    index = restricted(arrays)
+    asked = some(arrays, rng.integers(0, 2_500, 300))
+    asked["points"] = asked["points"] + scale * rng.choice([0.0, 0.01, 3.0], (300, 1))
+    asked["points"][-1] = 1e100
+    order = neighbourly_order(asked["points"]) if d == 2 else np.argsort(asked["points"][:, 0])
+    for rows in (order, np.arange(300)):
+        near = some(asked, rows)
+        with np.errstate(all="ignore"):
+            want = informed(index, near)
+        assert features_of(index, near).tobytes() == want.tobytes()
+
+
 def test_a_sale_is_informed_by_what_was_known_on_its_day_whatever_was_sold_later():
     arrays = sales(7, 400, 2, 2, True, True, 3)
     early = arrays["times"] < 86400.0 * 30

@@ -1,13 +1,15 @@
 /* Comparables of rows: the nearest training rows, and the sums over them; see comparables.py.
  *
  * Training rows often lie equally far away, and which of them are taken, in which order, shows in
- * the features. The search therefore takes scipy's cKDTree as it is, cell by cell, and goes through
- * it with the same two heaps in the same order; what differs is that a leaf's points lie side by
- * side, and that rows are searched, gathered and summed without leaving C.
+ * the features. Where only some training rows may inform a row (sales before it, all but itself),
+ * equally near ones are taken by their position. That order does not depend on how the tree is gone
+ * through: all points within a bound are gathered, and sorted once.
  *
- * Where only some training rows may inform a row (sales before it, all but itself), equally near ones
- * are taken by their position instead, which numpy's definition can say too.
+ * An index of all rows takes equally near ones as scipy's cKDTree does. There the search goes through
+ * scipy's tree with the same two heaps in the same order; what differs is that a leaf's points lie
+ * side by side, and that rows are searched, gathered and summed without leaving C.
  */
+#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,6 +22,9 @@
 #define NEAREST_STEP 4 /* 16 */
 #define MOST_SERIES 64
 #define LANES 4        /* rows whose heaps are emptied in step */
+#define BLOCK 16       /* points of a leaf that are looked at before the room for them is */
+#define ROOM 145       /* candidates: twice the neighbours and a block, and one to write over */
+#define BUCKETS 256    /* of distances */
 
 typedef struct {
     double split;
@@ -122,12 +127,6 @@ static size_t levels_of(size_t n)
     return levels;
 }
 
-/* Whether an item is nearer than another; of equals, where they are told apart, the first one is. */
-static inline int nearer(int64_t key, int64_t content, int64_t other, int64_t whose, int ranked)
-{
-    return (key < other) | (ranked & (key == other) & (content < whose));
-}
-
 /* Changes the items' places unless they are to stay. */
 static inline void order(int stay, int64_t *key, int64_t *other, int64_t *content, int64_t *whose)
 {
@@ -141,20 +140,19 @@ static inline void order(int stay, int64_t *key, int64_t *other, int64_t *conten
 
 /* A step of an item down from `at`: the greater of it and of the greater child stays there, the other
    one goes on. Below where the item stays this changes nothing. */
-static inline size_t sink(Near *near, size_t at, int64_t *key, int64_t *content, int ranked)
+static inline size_t sink(Near *near, size_t at, int64_t *key, int64_t *content)
 {
     size_t child = 2 * at + 1;
-    child += nearer(near->keys[child], near->contents[child], near->keys[child + 1],
-                    near->contents[child + 1], ranked);
+    child += near->keys[child] < near->keys[child + 1];
     int64_t other = near->keys[child], whose = near->contents[child];
-    order(nearer(*key, *content, other, whose, ranked), key, &other, content, &whose);
+    order(*key < other, key, &other, content, &whose);
     near->keys[at] = other;
     near->contents[at] = whose;
     return child;
 }
 
 /* Puts an item behind the last and lets it rise: above where it stays this changes nothing. */
-static inline void push(Near *near, int64_t key, int64_t content, int ranked)
+static inline void push(Near *near, int64_t key, int64_t content)
 {
     for (size_t at = near->n++; ; at = (at - 1) / 2) {
         if (at == 0) {
@@ -163,21 +161,21 @@ static inline void push(Near *near, int64_t key, int64_t content, int ranked)
             return;
         }
         int64_t other = near->keys[(at - 1) / 2], whose = near->contents[(at - 1) / 2];
-        order(nearer(other, whose, key, content, ranked), &key, &other, &content, &whose);
+        order(other < key, &key, &other, &content, &whose);
         near->keys[at] = other;
         near->contents[at] = whose;
     }
 }
 
 /* Takes the farthest away. */
-static inline void pop_farthest(Near *near, int ranked)
+static inline void pop_farthest(Near *near)
 {
     const size_t n = --near->n;
     int64_t key = near->keys[n], content = near->contents[n];
     size_t at = 0;
     near->keys[n] = NOBODY;
     for (size_t level = levels_of(n); level > 0; level--)
-        at = sink(near, at, &key, &content, ranked);
+        at = sink(near, at, &key, &content);
     near->keys[at] = key;
     near->contents[at] = content;
 }
@@ -226,35 +224,23 @@ static int is_own(const Index *index, const double *point, int64_t position, con
     return allowed->similar == NULL || index->similar[position] == *allowed->similar;
 }
 
-/* Takes a leaf's points into the k nearest; returns the distance that still interests. Where only
-   some are allowed, squares are added in the order of the axes, as numpy's definition does. */
+/* Takes a leaf's points into the k nearest; returns the distance that still interests. */
 static inline double scan(const Index *index, const Cell *leaf, const double *x, size_t dimensions,
-                          size_t k, Near *near, double bound, const Allowed *allowed)
+                          size_t k, Near *near, double bound)
 {
-    const int ranked = allowed != NULL;
     for (uint32_t i = leaf->less; i < leaf->greater; i++) {
         const double *point = index->points + i * dimensions;
-        const int64_t position = index->indices[i];
-        double distance = 0.0;
-        if (ranked && position >= allowed->limit)
-            continue;
+        double distance;
         if (dimensions == 2)
             distance = (point[0] - x[0]) * (point[0] - x[0]) + (point[1] - x[1]) * (point[1] - x[1]);
-        else if (ranked)
-            for (size_t j = 0; j < dimensions; j++)
-                distance += (point[j] - x[j]) * (point[j] - x[j]);
         else
             distance = squared(point, x, dimensions);
-        if (distance < bound
-            || (ranked && distance == bound && near->n == k && position < near->contents[0])) {
+        if (distance < bound) {
             int64_t bits;
-            if (ranked && allowed->context != NULL && distance == 0.0
-                && is_own(index, point, position, x, dimensions, allowed))
-                continue;
             memcpy(&bits, &distance, sizeof bits);
             if (near->n == k)
-                pop_farthest(near, ranked);
-            push(near, bits, position, ranked);
+                pop_farthest(near);
+            push(near, bits, index->indices[i]);
             if (near->n == k)
                 memcpy(&bound, &near->keys[0], sizeof bound);
         }
@@ -262,17 +248,10 @@ static inline double scan(const Index *index, const Cell *leaf, const double *x,
     return bound;
 }
 
-/* Leaves the k nearest of x in `near`, the farthest on top; 1 when memory is short. With `allowed`
-   a cell is given up only where it is farther by more than its distance may have been rounded. */
-static inline int search_point(const Index *index, const double *x, size_t d, size_t k, Near *near,
-                               Search *search, const Allowed *allowed)
+/* Starts at the tree's root. */
+static inline void start(const Index *index, const double *x, size_t d, Search *search)
 {
-    const double slack = allowed == NULL ? 1.0 : 1.0 + 1e-9;
-    double bound = INFINITY;
-    near->n = search->waiting.n = 0;
-    memset(near->keys, 0xff, sizeof near->keys);
     search->n_visits = 1;
-    size_t at = 0;
     search->visits[0] = (Visit){0, 0.0};
     for (size_t i = 0; i < d; i++) {
         const double over = x[i] - index->high[i], under = index->low[i] - x[i];
@@ -280,19 +259,28 @@ static inline int search_point(const Index *index, const double *x, size_t d, si
         search->sides[i] = side * side;
         search->visits[0].distance += side * side;
     }
+}
+
+/* Leaves the k nearest of x in `near`, the farthest on top; 1 when memory is short. */
+static inline int search_point(const Index *index, const double *x, size_t d, size_t k, Near *near,
+                               Search *search)
+{
+    double bound = INFINITY;
+    near->n = search->waiting.n = 0;
+    memset(near->keys, 0xff, sizeof near->keys);
+    start(index, x, d, search);
+    size_t at = 0;
     for (;;) {
         Visit *here = &search->visits[at];
         const Cell *cell = &index->cells[here->cell];
-        const int barred = allowed != NULL && (int64_t)cell->earliest >= allowed->limit;
-        if (cell->axis < 0 || barred) {
-            if (!barred)
-                bound = scan(index, cell, x, d, k, near, bound, allowed);
+        if (cell->axis < 0) {
+            bound = scan(index, cell, x, d, k, near, bound);
             if (search->waiting.n == 0)
                 return 0;
             at = (size_t)pop(&search->waiting).content;
             continue;
         }
-        if (here->distance > bound * slack)
+        if (here->distance > bound)
             return 0;
         if (search->n_visits == search->space && grow(search, d))
             return 1;
@@ -311,18 +299,17 @@ static inline int search_point(const Index *index, const double *x, size_t d, si
             far = at;
             at = other;
         }
-        if (search->visits[far].distance <= bound * slack)
+        if (search->visits[far].distance <= bound)
             sift_up(&search->waiting, (Item){search->visits[far].distance, (int64_t)far});
     }
 }
 
-/* Empties some heaps of `found`, the nearest last, in step: one waits for its memory while others
-   compare. */
-static inline void drain(Near *heaps, size_t lanes, size_t found, size_t k, const size_t *rows,
-                         int64_t *nearest, double *distances, int ranked)
+/* Empties some heaps of k, the nearest last, in step: one waits for its memory while others compare. */
+static inline void drain(Near *heaps, size_t lanes, size_t k, const size_t *rows, int64_t *nearest,
+                         double *distances)
 {
-    size_t levels = levels_of(found);
-    for (size_t n = found; n-- > 0;) {
+    size_t levels = levels_of(k);
+    for (size_t n = k; n-- > 0;) {
         if (levels > 0 && n < (size_t)1 << levels)
             levels--;
         int64_t key[LANES], content[LANES];
@@ -338,7 +325,7 @@ static inline void drain(Near *heaps, size_t lanes, size_t found, size_t k, cons
         }
         for (size_t level = 0; level < levels; level++)
             for (size_t lane = 0; lane < lanes; lane++)
-                at[lane] = sink(&heaps[lane], at[lane], &key[lane], &content[lane], ranked);
+                at[lane] = sink(&heaps[lane], at[lane], &key[lane], &content[lane]);
         for (size_t lane = 0; lane < lanes; lane++) {
             heaps[lane].keys[at[lane]] = key[lane];
             heaps[lane].contents[at[lane]] = content[lane];
@@ -346,14 +333,165 @@ static inline void drain(Near *heaps, size_t lanes, size_t found, size_t k, cons
     }
 }
 
-/* Writes what a heap of fewer than k holds, the last one repeated; infinitely far where it is empty. */
-static void drain_short(Near *near, size_t k, size_t row, int64_t *nearest, double *distances)
+typedef struct {
+    double distances[ROOM];
+    int64_t positions[ROOM];
+} Found;
+
+/* Training rows that may be among the nearest: none is farther than `bound`, a squared distance. */
+typedef struct {
+    Found found[2]; /* one of them has the candidates */
+    int which;
+    double bound;
+    size_t n;
+} Candidates;
+
+/* Drops those of the candidates that are not among the k nearest, and brings the others near to their
+   order: each bucket of distances follows the one before. The last bucket stays whole. Squared
+   distances in a plane are spread evenly where its points are, so that a bucket has few. */
+static void keep_nearest(Candidates *candidates, size_t k)
 {
-    const size_t found = near->n;
-    drain(near, 1, found, k, &row, nearest, distances, 1);
-    for (size_t i = found; i < k; i++) {
-        nearest[row * k + i] = found ? nearest[row * k + found - 1] : 0;
-        distances[row * k + i] = found ? distances[row * k + found - 1] : INFINITY;
+    const size_t n = candidates->n;
+    const Found *from = &candidates->found[candidates->which];
+    Found *to = &candidates->found[candidates->which ^= 1];
+    uint8_t bucket[ROOM];
+    uint16_t places[BUCKETS] = {0};
+    double most = candidates->bound;
+    if (most == DBL_MAX) {
+        most = 0.0;
+        for (size_t i = 0; i < n; i++)
+            most = from->distances[i] > most ? from->distances[i] : most;
+    }
+    const double wanted = (BUCKETS - 1) / most, scale = wanted <= DBL_MAX ? wanted : 0.0;
+    for (size_t i = 0; i < n; i++) {
+        bucket[i] = (uint8_t)(from->distances[i] * scale);
+        places[bucket[i]]++;
+    }
+    size_t kept = 0, last = 0;
+    for (size_t b = 0; b < BUCKETS && kept < k; b++) {
+        const size_t here = places[b];
+        places[b] = (uint16_t)kept;
+        kept += here;
+        last = b;
+    }
+    for (size_t i = 0; i < n; i++) {
+        /* written over by what belongs there: a branch could not be predicted */
+        const size_t place = bucket[i] <= last ? places[bucket[i]]++ : ROOM - 1;
+        to->distances[place] = from->distances[i];
+        to->positions[place] = from->positions[i];
+    }
+    candidates->n = kept;
+}
+
+/* Sorts the nearest candidates by distance, equal ones by position. */
+static void sort_nearest(Candidates *candidates, size_t k)
+{
+    keep_nearest(candidates, k);
+    Found *found = &candidates->found[candidates->which];
+    for (size_t i = 1; i < candidates->n; i++) {
+        const double distance = found->distances[i];
+        const int64_t position = found->positions[i];
+        size_t to = i;
+        for (; to > 0; to--) {
+            const double before = found->distances[to - 1];
+            if (before < distance || (before == distance && found->positions[to - 1] < position))
+                break;
+            found->distances[to] = before;
+            found->positions[to] = found->positions[to - 1];
+        }
+        found->distances[to] = distance;
+        found->positions[to] = position;
+    }
+}
+
+/* Takes a leaf's points that are allowed and within the bound; where there is no room for them, the
+   bound becomes the distance of the k-th. Squares are added in the order of the axes, as numpy's
+   definition does. */
+static inline void gather(const Index *index, const Cell *leaf, const double *x, size_t dimensions,
+                          size_t k, const Allowed *allowed, Candidates *candidates)
+{
+    for (uint32_t first = leaf->less; first < leaf->greater; first += BLOCK) {
+        const uint32_t end = leaf->greater - first < BLOCK ? leaf->greater : first + BLOCK;
+        if (candidates->n + BLOCK > ROOM) {
+            sort_nearest(candidates, k);
+            candidates->n = k;
+            candidates->bound = candidates->found[candidates->which].distances[k - 1];
+        }
+        Found *found = &candidates->found[candidates->which];
+        size_t n = candidates->n;
+        for (uint32_t i = first; i < end; i++) {
+            const double *point = index->points + i * dimensions;
+            const int64_t position = index->indices[i];
+            double distance = (point[0] - x[0]) * (point[0] - x[0]);
+            for (size_t j = 1; j < dimensions; j++)
+                distance += (point[j] - x[j]) * (point[j] - x[j]);
+            if (distance == 0.0 && allowed->context != NULL
+                && is_own(index, point, position, x, dimensions, allowed))
+                continue;
+            /* kept or written over by the next one: a branch could not be predicted */
+            found->distances[n] = distance;
+            found->positions[n] = position;
+            n += (size_t)((distance <= candidates->bound) & (position < allowed->limit));
+        }
+        candidates->n = n;
+    }
+}
+
+/* Leaves all allowed training rows within a distance of x in `candidates`, sorted, or as many of the
+   nearest as are wanted; 1 when memory is short. A cell is given up only where it is farther by more
+   than its distance may have been rounded. */
+static inline int search_allowed(const Index *index, const double *x, size_t d, size_t k,
+                                 double within, const Allowed *allowed, Search *search,
+                                 Candidates *candidates)
+{
+    const double slack = 1.0 + 1e-9;
+    candidates->n = 0;
+    candidates->which = 0;
+    candidates->bound = within;
+    start(index, x, d, search);
+    while (search->n_visits > 0) {
+        const size_t at = search->n_visits - 1;
+        Visit *here = &search->visits[at];
+        const Cell *cell = &index->cells[here->cell];
+        if (here->distance > candidates->bound * slack || (int64_t)cell->earliest >= allowed->limit) {
+            search->n_visits--;
+            continue;
+        }
+        if (cell->axis < 0) {
+            search->n_visits--;
+            gather(index, cell, x, d, k, allowed, candidates);
+            continue;
+        }
+        if (search->n_visits == search->space && grow(search, d))
+            return 1;
+        /* the farther child takes the cell's place, the nearer one is searched next */
+        here = &search->visits[at];
+        Visit *next = &search->visits[search->n_visits++];
+        double *sides = search->sides + at * d;
+        memcpy(sides + d, sides, d * sizeof *sides);
+        const double gap = x[cell->axis] - cell->split;
+        *next = (Visit){gap < 0.0 ? cell->less : cell->greater, here->distance};
+        here->cell = gap < 0.0 ? cell->greater : cell->less;
+        here->distance += gap * gap - sides[cell->axis];
+        sides[cell->axis] = gap * gap;
+    }
+    sort_nearest(candidates, k);
+    return 0;
+}
+
+/* Writes the k nearest of the sorted candidates; of fewer the last one repeated, infinitely far where
+   there is none. */
+static void write_nearest(const Candidates *candidates, size_t k, int64_t *nearest, double *distances)
+{
+    const Found *found = &candidates->found[candidates->which];
+    const size_t n = candidates->n < k ? candidates->n : k;
+    for (size_t i = 0; i < n; i++) {
+        nearest[i] = found->positions[i];
+        distances[i] = sqrt(found->distances[i]);
+    }
+    for (size_t i = n; i < k; i++) {
+        nearest[i] = n ? nearest[n - 1] : 0;
+        distances[i] = n ? distances[n - 1] : INFINITY;
     }
 }
 
@@ -378,51 +516,82 @@ static int same_place(const Index *index, const Asked *asked, size_t row)
                && (asked->similar == NULL || asked->similar[row] == asked->similar[row - 1]));
 }
 
-static int nearest_rows(const Index *index, const Asked *asked, size_t k, int64_t *nearest,
-                        double *distances)
+/* Neighbours of rows that only some training rows may inform. The row searched before tells how far to
+   look: its farthest neighbour is no farther from this row than the way from one row to the other and
+   from there on. Some of its neighbours may not inform this row: where that leaves too few, the search
+   is repeated without a bound. */
+static int nearest_allowed(const Index *index, const Asked *asked, size_t k, Search *search,
+                           int64_t *nearest, double *distances)
 {
-    const size_t d = index->dimensions, n = asked->n;
-    const int ranked = index->prior != NULL;
-    Search search = {0};
+    const size_t d = index->dimensions;
+    Candidates candidates;
+    size_t last = SIZE_MAX;
+    for (size_t row = 0; row < asked->n; row++) {
+        const double *x = asked->points + row * d;
+        if (same_place(index, asked, row))
+            continue;
+        const Allowed allowed = {
+            asked->limits == NULL ? (int64_t)index->size : asked->limits[row],
+            asked->similar == NULL ? NULL : asked->similar + row,
+            asked->context == NULL ? NULL : asked->context + row * index->contexts,
+        };
+        double within = DBL_MAX;
+        if (last < row && (asked->limits == NULL || asked->limits[last] <= asked->limits[row])) {
+            const double way = sqrt(squared(x, asked->points + last * d, d)) + distances[last * k + k - 1];
+            within = way * way * (1.0 + 1e-9) < DBL_MAX ? way * way * (1.0 + 1e-9) : DBL_MAX;
+        }
+        for (;; within = DBL_MAX) {
+            if (d == 2 ? search_allowed(index, x, 2, k, within, &allowed, search, &candidates)
+                       : search_allowed(index, x, d, k, within, &allowed, search, &candidates))
+                return 1;
+            if (candidates.n >= k || within == DBL_MAX)
+                break;
+        }
+        write_nearest(&candidates, k, nearest + row * k, distances + row * k);
+        last = row;
+    }
+    return 0;
+}
+
+/* Neighbours of rows that all training rows inform. */
+static int nearest_of_all(const Index *index, const Asked *asked, size_t k, Search *search,
+                          int64_t *nearest, double *distances)
+{
+    const size_t d = index->dimensions;
     Near *near = calloc(LANES, sizeof *near);
-    int failed = near == NULL || grow(&search, d);
+    int failed = near == NULL;
     size_t rows[LANES], lanes = 0;
-    for (size_t row = 0; row < n && !failed; row++) {
+    for (size_t row = 0; row < asked->n && !failed; row++) {
         const double *point = asked->points + row * d;
         if (same_place(index, asked, row))
             continue;
-        if (ranked) {
-            const Allowed allowed = {
-                asked->limits == NULL ? (int64_t)index->size : asked->limits[row],
-                asked->similar == NULL ? NULL : asked->similar + row,
-                asked->context == NULL ? NULL : asked->context + row * index->contexts,
-            };
-            failed = d == 2 ? search_point(index, point, 2, k, &near[lanes], &search, &allowed)
-                            : search_point(index, point, d, k, &near[lanes], &search, &allowed);
-            if (!failed && near[lanes].n < k) {
-                drain_short(&near[lanes], k, row, nearest, distances);
-                continue;
-            }
-        } else
-            failed = d == 2 ? search_point(index, point, 2, k, &near[lanes], &search, NULL)
-                            : search_point(index, point, d, k, &near[lanes], &search, NULL);
+        failed = d == 2 ? search_point(index, point, 2, k, &near[lanes], search)
+                        : search_point(index, point, d, k, &near[lanes], search);
         rows[lanes++] = row;
         if (lanes == LANES) {
-            if (ranked)
-                drain(near, LANES, k, k, rows, nearest, distances, 1);
-            else
-                drain(near, LANES, k, k, rows, nearest, distances, 0);
+            drain(near, LANES, k, rows, nearest, distances);
             lanes = 0;
         }
     }
     for (size_t lane = 0; lane < lanes && !failed; lane++)
-        drain(near + lane, 1, k, k, rows + lane, nearest, distances, ranked);
-    for (size_t row = 1; row < n && !failed; row++)
+        drain(near + lane, 1, k, rows + lane, nearest, distances);
+    free(near);
+    return failed;
+}
+
+static int nearest_rows(const Index *index, const Asked *asked, size_t k, int64_t *nearest,
+                        double *distances)
+{
+    Search search = {0};
+    int failed = grow(&search, index->dimensions);
+    if (!failed)
+        failed = (index->prior != NULL ? nearest_allowed : nearest_of_all)(index, asked, k, &search,
+                                                                          nearest, distances);
+    for (size_t row = 1; row < asked->n && !failed; row++)
         if (same_place(index, asked, row)) {
             memcpy(nearest + row * k, nearest + (row - 1) * k, k * sizeof *nearest);
             memcpy(distances + row * k, distances + (row - 1) * k, k * sizeof *distances);
         }
-    free(near);
     free(search.waiting.items);
     free(search.visits);
     free(search.sides);

@@ -181,7 +181,7 @@ class CompactIndex:
         asked = self._prepared(points, similar, limits, context)
         for start in range(0, n, _KERNEL_CHUNK):
             rows = slice(start, start + _KERNEL_CHUNK)
-            work = self._find(asked.take(rows), result[rows])
+            work = self._find(asked.take(rows), result[rows], work)
             if work is None:
                 return None
         if found is not None and work is not None and n <= _KERNEL_CHUNK:
@@ -221,16 +221,18 @@ class CompactIndex:
             None if context is None else np.ascontiguousarray(context, dtype=np.float64),
         )
 
-    def _find(self, asked: Asked, out: Floats | None) -> Floats | None:
+    def _find(self, asked: Asked, out: Floats | None, used: Floats | None = None) -> Floats | None:
         """Search for a chunk of rows and write their features to `out`; return the work array.
 
         It holds positions, distances, gaps and kernels, one after the other: asking numpy for an
-        array's address costs as much as valuing a row. Without `out` there are no kernels yet.
+        array's address costs as much as valuing a row. Without `out` there are no kernels yet. The
+        array of a chunk before, `used`, is taken again: new pages cost a tenth of the search.
         """
         points, similar, limits, context = asked
         n, block = len(points), len(points) * _NEIGHBOURS
         likes = 0 if similar is None else self._likes
-        work = np.empty((2 + bool(likes) + likes) * block)
+        size = (2 + bool(likes) + likes) * block
+        work = np.empty(size) if used is None or len(used) < size else used
         index = work.ctypes.data
         distances, gaps = index + 8 * block, index + 16 * block if likes else 0
         kernels = index + 24 * block if likes else 0
@@ -248,7 +250,7 @@ class CompactIndex:
         if failed:
             raise MemoryError
         if likes and out is not None:
-            exponents = work[3 * block :]
+            exponents = work[3 * block : size]
             np.exp(exponents, out=exponents)
         if out is not None and self._library.comparables(
             self._pointer, index, distances, gaps, kernels, n,

@@ -18,7 +18,7 @@ from tasador.contract.encoding import as_of_field, sent_as
 from tasador.contract.formats import seconds_of
 from tasador.contract.model import plain_name
 from tasador.core.errors import ConfigError, MissingExtraError, ValidationError
-from tasador.modeling.prediction import Appraised, no_value
+from tasador.modeling.prediction import CLASSES, Appraised, no_value
 from tasador.registry.model_bundle import ModelBundle
 from tasador.settings.serving import ServeLimits
 
@@ -241,8 +241,8 @@ class BatchScorer:
             graded = [pa.nulls(len(refused), kind) for kind in (pa.float64(), pa.string())]
         else:
             mask = refused if refused.any() else None
-            names = [name for _, name in self.bundle.confidence.graded(sizes.tolist())]
-            graded = [pa.array(sizes, mask=mask), pa.array(names, pa.string(), mask=mask)]
+            codes = pa.array(self.bundle.confidence.classes(sizes), mask=mask)
+            graded = [pa.array(sizes, mask=mask), pa.array(CLASSES, pa.string()).take(codes)]
         mask = absent if absent.any() else None
         values = [pa.array(column, mask=mask) for column in spread]
         return [*values, noted, *graded, reasons]

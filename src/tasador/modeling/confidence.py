@@ -299,6 +299,12 @@ class ConfidenceModel:
             )
         return found
 
+    def classes(self, fsd: Floats) -> NDArray[np.intp]:
+        """Return the places in `CLASSES` of the classes that `graded` gives, for many at once."""
+        confidence = 100.0 * np.fmax(0.0, 1.0 - fsd)
+        high, medium = self.cuts
+        return np.where(confidence >= high, 0, np.where(confidence >= medium, 1, 2))
+
     def widened(
         self, Z: Floats, score: Floats, segment: Floats | None, errors: Floats, far: Flags | None
     ) -> ConfidenceModel:

@@ -15,6 +15,7 @@ from tasador.settings.serving import ServeLimits
 Floats = NDArray[np.float64]
 _FloatsT = TypeVar("_FloatsT", float, Floats)
 Class = Literal["H", "M", "L"]
+CLASSES: tuple[Class, ...] = ("H", "M", "L")
 
 
 @dataclass(frozen=True, slots=True)

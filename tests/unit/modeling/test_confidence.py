@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tasador.core.errors import BundleError, TrainingError, ValidationError
 from tasador.modeling.confidence import ConfidenceModel, JointRange
 from tasador.modeling.expected_errors import fit_confidence
+from tasador.modeling.prediction import CLASSES
 from tasador.trees.onnx_model import OnnxRegressor
 
 LEVELS = (0.5, 0.68, 0.75, 0.9, 0.97, 0.99)
@@ -71,6 +72,10 @@ def test_median_errors_rise_from_high_to_low_confidence(model, fresh):
     errors = [np.median(np.abs(score - target)[classes == name]) for name in "HML"]
     assert errors[0] < errors[1] < errors[2]
     assert all(0.0 <= confidence <= 100.0 for confidence, _ in graded)
+    edges = [0.15, 0.3, 0.0, 1.0, 7.0, np.inf, np.nan, *(1.0 - cut / 100.0 for cut in model.cuts)]
+    nearby = np.array(edges)[:, None] + np.array([0.0, 1e-16, -1e-16, 1e-3, -1e-3])
+    classes = [CLASSES[place] for place in model.classes(nearby.ravel())]
+    assert classes == [name for _, name in model.graded(nearby.ravel().tolist())]
 
 
 @pytest.mark.parametrize("coverage", LEVELS)
