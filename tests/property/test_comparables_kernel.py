@@ -1,4 +1,4 @@
-"""The compiled comparables give the bits of scipy's search and numpy's sums."""
+"""The compiled comparables give the bits of those found and summed by scipy and numpy."""
 
 import logging
 
@@ -46,7 +46,7 @@ def questions(index, seed, n):
     st.integers(0, 3),
     st.integers(1, 30),
 )
-def test_the_kernel_gives_the_bits_of_scipy_and_numpy(seed, m, d, contexts, similar, decimals, n):
+def test_the_kernel_gives_the_bits_of_the_definition(seed, m, d, contexts, similar, decimals, n):
     index = table(seed, m, d, contexts, similar, decimals)
     points, attribute = questions(index, seed, n)
     assert index._compact is not None

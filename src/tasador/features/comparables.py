@@ -101,6 +101,8 @@ class ComparablesIndex:
         age_scale: Distance that a second of age counts as.
         excludes_own: Whether a training row with a row's place, `similar` and `context` does not
             inform that row.
+        in_order: Whether of equally near training rows the first are taken. Those of an index from
+            before this was so are taken as scipy's tree gives them, without the compiled kernel.
         proof_rows: On how many of its rows the compiled kernel is compared with the code here.
     """
 
@@ -113,6 +115,7 @@ class ComparablesIndex:
     times: Floats | None = None
     age_scale: float = 0.0
     excludes_own: bool = False
+    in_order: bool = True
     proof_rows: int = PROOF_ROWS
 
     @classmethod
@@ -127,16 +130,12 @@ class ComparablesIndex:
         excludes_own: bool = False,
         proof_rows: int = PROOF_ROWS,
     ) -> ComparablesIndex:
-        """Build the index over m training rows; nothing may be NaN.
-
-        With `times`, or where rows do not inform themselves, the rows' order changes nothing.
-        """
+        """Build the index over m training rows; nothing may be NaN, and their order is nothing."""
         empty = np.empty(0)
-        if times is not None or excludes_own:
-            order = cls.sorted_rows(points, target, similar, context, times)
-            points, target, context = points[order], target[order], context[order]
-            similar = None if similar is None else similar[order]
-            times = None if times is None else times[order]
+        order = cls.sorted_rows(points, target, similar, context, times)
+        points, target, context = points[order], target[order], context[order]
+        similar = None if similar is None else similar[order]
+        times = None if times is None else times[order]
         slope = 0.0
         if similar is not None:
             centred = similar - similar.mean()
@@ -178,11 +177,6 @@ class ComparablesIndex:
         rows = np.sort(order[tied])
         order[tied] = rows[np.lexsort([column[rows] for column in by])]
         return order
-
-    @property
-    def restricted(self) -> bool:
-        """Whether some training rows do not inform a row."""
-        return self.times is not None or self.excludes_own
 
     @cached_property
     def _places(self) -> Floats:
@@ -230,7 +224,7 @@ class ComparablesIndex:
     def _compact(self) -> CompactIndex | None:
         """The compiled search and sums, once they gave the same bits as those written here."""
         library = native().library
-        if library is None or not self.size:
+        if library is None or not self.size or not self.in_order:
             return None
         try:
             compact = CompactIndex(self, self._tree, _KERNEL_FACTORS[:, 0], library)
@@ -275,7 +269,7 @@ class ComparablesIndex:
         A row whose own is farther away is like none of them. Infinite where rows cannot be told
         apart by place.
         """
-        if self.restricted:
+        if self.times is not None or self.excludes_own:
             return self._reach_of_others()
         rows = np.linspace(0, self.size - 1, min(self.size, _REACH_ROWS)).astype(np.intp)
         others = min(FAR_NEIGHBOUR + 1, self.size)  # the nearest one is the row itself
@@ -356,8 +350,8 @@ class ComparablesIndex:
         return self._neighbours(self.asked(points, similar, times, context), k)
 
     def _neighbours(self, asked: Asked, k: int = STEPS[-1]) -> Neighbours:
-        if self.restricted:
-            return self._restricted(asked, k)
+        if self.in_order:
+            return self._in_order(asked, k)
         points, found = asked.places, min(k, self.size)
         distance, index = self._tree.query(points, k=found)
         if found == 1:
@@ -367,7 +361,7 @@ class ComparablesIndex:
             distance, index = np.pad(distance, pad, mode="edge"), np.pad(index, pad, mode="edge")
         return Neighbours(index, distance)
 
-    def _restricted(self, asked: Asked, k: int) -> Neighbours:
+    def _in_order(self, asked: Asked, k: int) -> Neighbours:
         """Search among those that inform each row; of equally near ones the first are taken.
 
         Ever more of the nearest are asked for until `k` of them may inform the row, and the last of
@@ -514,6 +508,8 @@ class ComparablesIndex:
             spec["age_scale"], arrays["times"] = self.age_scale, self.times
         if self.excludes_own:
             spec["excludes_own"] = True
+        if self.in_order:
+            spec["in_order"] = True
         # asking thousands of rows for it would be an eighth of the time of loading a bundle
         spec["reach"] = self.reach if np.isfinite(self.reach) else None
         return spec, arrays
@@ -535,6 +531,7 @@ class ComparablesIndex:
             times=arrays.get("times"),
             age_scale=float(spec.get("age_scale", 0.0)),
             excludes_own=bool(spec.get("excludes_own", False)),
+            in_order=bool(spec.get("in_order", spec.get("excludes_own", "times" in arrays))),
         )
         m = len(index.target)
         if index.times is not None and (

@@ -1,13 +1,8 @@
 /* Comparables of rows: the nearest training rows, and the sums over them; see comparables.py.
  *
  * Training rows often lie equally far away, and which of them are taken, in which order, shows in
- * the features. Where only some training rows may inform a row (sales before it, all but itself),
- * equally near ones are taken by their position. That order does not depend on how the tree is gone
- * through: all points within a bound are gathered, and sorted once.
- *
- * An index of all rows takes equally near ones as scipy's cKDTree does. There the search goes through
- * scipy's tree with the same two heaps in the same order; what differs is that a leaf's points lie
- * side by side, and that rows are searched, gathered and summed without leaving C.
+ * the features: they are taken by their position. That does not depend on how the tree is gone
+ * through. It is scipy's cKDTree; all points within a bound are gathered, and sorted once.
  */
 #include <float.h>
 #include <math.h>
@@ -21,7 +16,6 @@
 #define WIDE 3         /* the first of them from which means by resemblance are taken: 8 */
 #define NEAREST_STEP 4 /* 16 */
 #define MOST_SERIES 64
-#define LANES 4        /* rows whose heaps are emptied in step */
 #define BLOCK 16       /* points of a leaf that are looked at before the room for them is */
 #define ROOM 145       /* candidates: twice the neighbours and a block, and one to write over */
 #define BUCKETS 256    /* of distances */
@@ -40,7 +34,7 @@ typedef struct {
     const double *low, *high; /* the box around all points */
     const double *target, *similar, *context; /* by training row; similar may be NULL */
     const double *factors;  /* of the squared gap, one per bandwidth */
-    const double *prior;    /* the features where nothing informs a row; NULL where all rows do */
+    const double *prior;    /* the features where nothing informs a row */
     uint64_t size, dimensions, contexts, bandwidths, n_cells;
     double slope, softening;
 } Index;
@@ -51,134 +45,17 @@ typedef struct {
     const double *similar, *context; /* the row's own; context is NULL where it may find itself */
 } Allowed;
 
-typedef struct {
-    double priority;
-    int64_t content;
-} Item;
-
-typedef struct {
-    Item *items;
-    size_t n, space;
-} Heap;
-
-/* The nearest so far, the farthest on top: the same heap, made for its fixed size. A squared distance
-   is compared by its bits, which order like the number, since none is negative; behind the last item
-   are NOBODYs, so that every path through it is of the same length. Nothing here branches on a
-   distance: that could not be predicted. */
-typedef struct {
-    int64_t keys[NEIGHBOURS + 1], contents[NEIGHBOURS + 1];
-    size_t n;
-} Near;
-
-#define NOBODY (-1)
-
-/* A cell waiting to be searched; its distances along the axes stand in the search's `sides`. */
+/* A cell waiting to be searched; its squared distances along the axes stand in `sides`. */
 typedef struct {
     uint32_t cell;
     double distance;
 } Visit;
 
 typedef struct {
-    Heap waiting;
     Visit *visits;
     double *sides;
     size_t n_visits, space;
 } Search;
-
-static void sift_up(Heap *heap, Item item)
-{
-    size_t i = heap->n++;
-    while (i > 0 && item.priority < heap->items[(i - 1) / 2].priority) {
-        heap->items[i] = heap->items[(i - 1) / 2];
-        i = (i - 1) / 2;
-    }
-    heap->items[i] = item;
-}
-
-static Item pop(Heap *heap)
-{
-    Item *items = heap->items;
-    const Item top = items[0], last = items[heap->n - 1];
-    const size_t n = --heap->n;
-    size_t i = 0, j = 1;
-    while (j + 1 < n) {
-        /* arithmetic, not a branch: which child is smaller cannot be predicted */
-        j += items[j].priority > items[j + 1].priority;
-        if (!(last.priority > items[j].priority))
-            break;
-        items[i] = items[j];
-        i = j;
-        j = 2 * i + 1;
-    }
-    if (j + 1 == n && last.priority > items[j].priority) {
-        items[i] = items[j];
-        i = j;
-    }
-    items[i] = last;
-    return top;
-}
-
-/* How many steps lead from the top to the last of n items, down the left side. */
-static size_t levels_of(size_t n)
-{
-    size_t levels = 0;
-    while ((size_t)2 << levels <= n)
-        levels++;
-    return levels;
-}
-
-/* Changes the items' places unless they are to stay. */
-static inline void order(int stay, int64_t *key, int64_t *other, int64_t *content, int64_t *whose)
-{
-    const int64_t mask = (int64_t)stay - 1, keys = (*key ^ *other) & mask;
-    const int64_t contents = (*content ^ *whose) & mask;
-    *key ^= keys;
-    *other ^= keys;
-    *content ^= contents;
-    *whose ^= contents;
-}
-
-/* A step of an item down from `at`: the greater of it and of the greater child stays there, the other
-   one goes on. Below where the item stays this changes nothing. */
-static inline size_t sink(Near *near, size_t at, int64_t *key, int64_t *content)
-{
-    size_t child = 2 * at + 1;
-    child += near->keys[child] < near->keys[child + 1];
-    int64_t other = near->keys[child], whose = near->contents[child];
-    order(*key < other, key, &other, content, &whose);
-    near->keys[at] = other;
-    near->contents[at] = whose;
-    return child;
-}
-
-/* Puts an item behind the last and lets it rise: above where it stays this changes nothing. */
-static inline void push(Near *near, int64_t key, int64_t content)
-{
-    for (size_t at = near->n++; ; at = (at - 1) / 2) {
-        if (at == 0) {
-            near->keys[0] = key;
-            near->contents[0] = content;
-            return;
-        }
-        int64_t other = near->keys[(at - 1) / 2], whose = near->contents[(at - 1) / 2];
-        order(other < key, &key, &other, &content, &whose);
-        near->keys[at] = other;
-        near->contents[at] = whose;
-    }
-}
-
-/* Takes the farthest away. */
-static inline void pop_farthest(Near *near)
-{
-    const size_t n = --near->n;
-    int64_t key = near->keys[n], content = near->contents[n];
-    size_t at = 0;
-    near->keys[n] = NOBODY;
-    for (size_t level = levels_of(n); level > 0; level--)
-        at = sink(near, at, &key, &content);
-    near->keys[at] = key;
-    near->contents[at] = content;
-}
 
 static int grow(Search *search, size_t dimensions)
 {
@@ -189,24 +66,17 @@ static int grow(Search *search, size_t dimensions)
     double *sides = realloc(search->sides, space * dimensions * sizeof *sides);
     if (sides != NULL)
         search->sides = sides;
-    Item *items = realloc(search->waiting.items, space * sizeof *items);
-    if (items != NULL)
-        search->waiting.items = items;
-    if (visits == NULL || sides == NULL || items == NULL)
+    if (visits == NULL || sides == NULL)
         return 1;
     search->space = space;
     return 0;
 }
 
+/* The squares are added in the order of the axes, as numpy's definition does. */
 static inline double squared(const double *a, const double *b, size_t n)
 {
-    double four[4] = {0.0, 0.0, 0.0, 0.0};
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4)
-        for (size_t j = 0; j < 4; j++)
-            four[j] += (a[i + j] - b[i + j]) * (a[i + j] - b[i + j]);
-    double sum = four[0] + four[1] + four[2] + four[3];
-    for (; i < n; i++)
+    double sum = (a[0] - b[0]) * (a[0] - b[0]);
+    for (size_t i = 1; i < n; i++)
         sum += (a[i] - b[i]) * (a[i] - b[i]);
     return sum;
 }
@@ -224,30 +94,6 @@ static int is_own(const Index *index, const double *point, int64_t position, con
     return allowed->similar == NULL || index->similar[position] == *allowed->similar;
 }
 
-/* Takes a leaf's points into the k nearest; returns the distance that still interests. */
-static inline double scan(const Index *index, const Cell *leaf, const double *x, size_t dimensions,
-                          size_t k, Near *near, double bound)
-{
-    for (uint32_t i = leaf->less; i < leaf->greater; i++) {
-        const double *point = index->points + i * dimensions;
-        double distance;
-        if (dimensions == 2)
-            distance = (point[0] - x[0]) * (point[0] - x[0]) + (point[1] - x[1]) * (point[1] - x[1]);
-        else
-            distance = squared(point, x, dimensions);
-        if (distance < bound) {
-            int64_t bits;
-            memcpy(&bits, &distance, sizeof bits);
-            if (near->n == k)
-                pop_farthest(near);
-            push(near, bits, index->indices[i]);
-            if (near->n == k)
-                memcpy(&bound, &near->keys[0], sizeof bound);
-        }
-    }
-    return bound;
-}
-
 /* Starts at the tree's root. */
 static inline void start(const Index *index, const double *x, size_t d, Search *search)
 {
@@ -258,78 +104,6 @@ static inline void start(const Index *index, const double *x, size_t d, Search *
         const double larger = over > under ? over : under, side = larger > 0.0 ? larger : 0.0;
         search->sides[i] = side * side;
         search->visits[0].distance += side * side;
-    }
-}
-
-/* Leaves the k nearest of x in `near`, the farthest on top; 1 when memory is short. */
-static inline int search_point(const Index *index, const double *x, size_t d, size_t k, Near *near,
-                               Search *search)
-{
-    double bound = INFINITY;
-    near->n = search->waiting.n = 0;
-    memset(near->keys, 0xff, sizeof near->keys);
-    start(index, x, d, search);
-    size_t at = 0;
-    for (;;) {
-        Visit *here = &search->visits[at];
-        const Cell *cell = &index->cells[here->cell];
-        if (cell->axis < 0) {
-            bound = scan(index, cell, x, d, k, near, bound);
-            if (search->waiting.n == 0)
-                return 0;
-            at = (size_t)pop(&search->waiting).content;
-            continue;
-        }
-        if (here->distance > bound)
-            return 0;
-        if (search->n_visits == search->space && grow(search, d))
-            return 1;
-        here = &search->visits[at];
-        const size_t other = search->n_visits++;
-        Visit *there = &search->visits[other];
-        double *sides = search->sides + other * d;
-        memcpy(sides, search->sides + at * d, d * sizeof *sides);
-        const double gap = x[cell->axis] - cell->split;
-        there->cell = gap < 0.0 ? cell->greater : cell->less;
-        here->cell = gap < 0.0 ? cell->less : cell->greater;
-        there->distance = here->distance + (gap * gap - sides[cell->axis]);
-        sides[cell->axis] = gap * gap;
-        size_t far = other;
-        if (here->distance > there->distance) {
-            far = at;
-            at = other;
-        }
-        if (search->visits[far].distance <= bound)
-            sift_up(&search->waiting, (Item){search->visits[far].distance, (int64_t)far});
-    }
-}
-
-/* Empties some heaps of k, the nearest last, in step: one waits for its memory while others compare. */
-static inline void drain(Near *heaps, size_t lanes, size_t k, const size_t *rows, int64_t *nearest,
-                         double *distances)
-{
-    size_t levels = levels_of(k);
-    for (size_t n = k; n-- > 0;) {
-        if (levels > 0 && n < (size_t)1 << levels)
-            levels--;
-        int64_t key[LANES], content[LANES];
-        size_t at[LANES] = {0};
-        for (size_t lane = 0; lane < lanes; lane++) {
-            double squared;
-            memcpy(&squared, &heaps[lane].keys[0], sizeof squared);
-            nearest[rows[lane] * k + n] = heaps[lane].contents[0];
-            distances[rows[lane] * k + n] = sqrt(squared);
-            key[lane] = heaps[lane].keys[n];
-            content[lane] = heaps[lane].contents[n];
-            heaps[lane].keys[n] = NOBODY;
-        }
-        for (size_t level = 0; level < levels; level++)
-            for (size_t lane = 0; lane < lanes; lane++)
-                at[lane] = sink(&heaps[lane], at[lane], &key[lane], &content[lane]);
-        for (size_t lane = 0; lane < lanes; lane++) {
-            heaps[lane].keys[at[lane]] = key[lane];
-            heaps[lane].contents[at[lane]] = content[lane];
-        }
     }
 }
 
@@ -405,8 +179,7 @@ static void sort_nearest(Candidates *candidates, size_t k)
 }
 
 /* Takes a leaf's points that are allowed and within the bound; where there is no room for them, the
-   bound becomes the distance of the k-th. Squares are added in the order of the axes, as numpy's
-   definition does. */
+   bound becomes the distance of the k-th. */
 static inline void gather(const Index *index, const Cell *leaf, const double *x, size_t dimensions,
                           size_t k, const Allowed *allowed, Candidates *candidates)
 {
@@ -422,9 +195,7 @@ static inline void gather(const Index *index, const Cell *leaf, const double *x,
         for (uint32_t i = first; i < end; i++) {
             const double *point = index->points + i * dimensions;
             const int64_t position = index->indices[i];
-            double distance = (point[0] - x[0]) * (point[0] - x[0]);
-            for (size_t j = 1; j < dimensions; j++)
-                distance += (point[j] - x[j]) * (point[j] - x[j]);
+            const double distance = squared(point, x, dimensions);
             if (distance == 0.0 && allowed->context != NULL
                 && is_own(index, point, position, x, dimensions, allowed))
                 continue;
@@ -553,46 +324,17 @@ static int nearest_allowed(const Index *index, const Asked *asked, size_t k, Sea
     return 0;
 }
 
-/* Neighbours of rows that all training rows inform. */
-static int nearest_of_all(const Index *index, const Asked *asked, size_t k, Search *search,
-                          int64_t *nearest, double *distances)
-{
-    const size_t d = index->dimensions;
-    Near *near = calloc(LANES, sizeof *near);
-    int failed = near == NULL;
-    size_t rows[LANES], lanes = 0;
-    for (size_t row = 0; row < asked->n && !failed; row++) {
-        const double *point = asked->points + row * d;
-        if (same_place(index, asked, row))
-            continue;
-        failed = d == 2 ? search_point(index, point, 2, k, &near[lanes], search)
-                        : search_point(index, point, d, k, &near[lanes], search);
-        rows[lanes++] = row;
-        if (lanes == LANES) {
-            drain(near, LANES, k, rows, nearest, distances);
-            lanes = 0;
-        }
-    }
-    for (size_t lane = 0; lane < lanes && !failed; lane++)
-        drain(near + lane, 1, k, rows + lane, nearest, distances);
-    free(near);
-    return failed;
-}
-
 static int nearest_rows(const Index *index, const Asked *asked, size_t k, int64_t *nearest,
                         double *distances)
 {
     Search search = {0};
     int failed = grow(&search, index->dimensions);
-    if (!failed)
-        failed = (index->prior != NULL ? nearest_allowed : nearest_of_all)(index, asked, k, &search,
-                                                                          nearest, distances);
+    failed = failed || nearest_allowed(index, asked, k, &search, nearest, distances);
     for (size_t row = 1; row < asked->n && !failed; row++)
         if (same_place(index, asked, row)) {
             memcpy(nearest + row * k, nearest + (row - 1) * k, k * sizeof *nearest);
             memcpy(distances + row * k, distances + (row - 1) * k, k * sizeof *distances);
         }
-    free(search.waiting.items);
     free(search.visits);
     free(search.sides);
     return failed;
@@ -629,9 +371,9 @@ int tasador_check_index(const Index *index)
 /* Writes the min(64, size) nearest training rows of n points, nearest first, the last one repeated
    up to 64: their positions and distances (n, 64). With an attribute of resemblance also how far
    they are in it (n, 64), and the exponents of the resemblance kernels (n, bandwidths, 64).
-   In an index with a prior, only training rows before a row's limit (n,) inform it, and with the rows'
-   context (n, contexts) none that is the row itself; where that leaves none, all are infinitely far.
-   `limits` and `context` may be NULL. Returns 1 when memory is short, 2 when a point is not finite, 3 when the points have other
+   Only training rows before a row's limit (n,) inform it, and with the rows' context (n, contexts) none
+   that is the row itself; where that leaves none, all are infinitely far. `limits` and `context` may be
+   NULL. Returns 1 when memory is short, 2 when a point is not finite, 3 when the points have other
    dimensions than the index. */
 int tasador_nearest(const Index *index, const double *points, size_t dimensions,
                     const double *similar, const int64_t *limits, const double *context, size_t n,
@@ -639,8 +381,7 @@ int tasador_nearest(const Index *index, const double *points, size_t dimensions,
 {
     const Asked asked = {points, similar, context, limits, n};
     const size_t k = index->size < NEIGHBOURS ? index->size : NEIGHBOURS;
-    if (dimensions != index->dimensions || dimensions == 0 || k == 0 || too_many(index)
-        || (index->prior == NULL && (limits != NULL || context != NULL)))
+    if (dimensions != index->dimensions || dimensions == 0 || k == 0 || too_many(index))
         return 3;
     for (size_t i = 0; i < n * index->dimensions; i++)
         if (!isfinite(points[i]))
@@ -750,7 +491,7 @@ int tasador_comparables(const Index *index, const int64_t *nearest, const double
         || width != features_of(index, kernels == NULL ? 0 : index->bandwidths))
         return 3;
     for (size_t row = 0; row < n; row++) {
-        if (index->prior != NULL && isinf(distances[row * NEIGHBOURS])) {
+        if (isinf(distances[row * NEIGHBOURS])) {
             memcpy(out + row * stride, index->prior, width * sizeof *out);
             continue;
         }

@@ -128,8 +128,6 @@ class CompactIndex:
         _check(arrays, size, dimensions, has_similar)
         self._arrays = arrays
         addresses = {name: array.ctypes.data for name, array in arrays.items()}
-        if not source.restricted:
-            addresses["prior"] = 0
         self._index = _Index(
             **addresses,
             size=size,

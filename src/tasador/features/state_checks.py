@@ -169,8 +169,9 @@ def _expected_index(
     _number(found, "softening", _SMALLEST)
     if found.get("reach") is not None:
         _number(found, "reach", _SMALLEST)
-    if not isinstance(found.get("excludes_own", False), bool):
-        raise ValueError("excludes_own is neither true nor false")
+    for name in ("excludes_own", "in_order"):
+        if not isinstance(found.get(name, False), bool):
+            raise ValueError(f"{name} is neither true nor false")
     if not 0 < m < _MOST_ROWS:
         raise ValueError(f"{m} comparables")
     expected = {

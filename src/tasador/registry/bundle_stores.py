@@ -335,7 +335,7 @@ def _parsed(data: bytes) -> Pointer:
         raise ValueError(f"at most {_MOST_FILES} files with their sizes")
     # the names become paths on this disk
     for name in pointer.files:
-        if "/" in checked_path(name):
+        if "/" in checked_path(name, "pointer"):
             raise ValueError("files without a folder")
     return pointer
 
@@ -499,7 +499,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], file: Path, limits: ArchiveLi
 
 def _check_entry(entry: zipfile.ZipInfo, limits: ArchiveLimits) -> None:
     # zipfile cuts a name at a null byte: what is checked is what the archive says
-    checked_path(entry.orig_filename)
+    checked_path(entry.orig_filename, "archive")
     if "/" in entry.filename:
         raise ArchiveError.of(entry.filename, "files without a folder", "a folder")
     kind = stat.S_IFMT(entry.external_attr >> 16)

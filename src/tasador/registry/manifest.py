@@ -118,10 +118,10 @@ class UnsafePathError(BundleError):
     """A path in a bundle that may lead out of its folder."""
 
     @classmethod
-    def of(cls, path: str) -> UnsafePathError:
-        """Return the error of `path`, which may be of any length."""
+    def of(cls, path: str, where: str) -> UnsafePathError:
+        """Return the error of `path`, which may be of any length, and where it stands."""
         return cls(
-            f"the path {path[:200]!r} is refused",
+            f"the {where}'s path {path[:200]!r} is refused",
             expected="a relative path inside the bundle, of letters, digits, '.', '_' and '-'",
             remedy="do not use this bundle: nothing that tasador writes looks like that",
         )
@@ -246,8 +246,12 @@ class Manifest:
         return cls(**{**plain, "model": ModelEntry(**plain["model"]), "files": files})
 
 
-def checked_path(path: str) -> str:
+def checked_path(path: str, where: str = "bundle") -> str:
     """Return `path` if it is a plain relative path that stays inside its folder.
+
+    Args:
+        path: The path.
+        where: What it was read from, for the error.
 
     Raises:
         BundleError: It is absolute, climbs with ``..``, or is written in a way that some system
@@ -257,7 +261,7 @@ def checked_path(path: str) -> str:
     parts = path.split("/")
     plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*", path)
     if plain is None or pure.is_absolute() or ".." in parts or len(path) > 200:
-        raise UnsafePathError.of(path)
+        raise UnsafePathError.of(path, where)
     return path
 
 
@@ -311,7 +315,7 @@ def _check_model(where: str, value: Any) -> None:
 def _check_files(where: str, value: Any) -> None:
     _is_mapping(where, value)
     for path, entry in cast(dict[str, Any], value).items():
-        checked_path(path)
+        checked_path(path, "manifest")
         _is_mapping(f"{where}.{path}", entry)
         _check_keys(entry, {"sha256", "bytes"}, f"{where}.{path}")
         _is_sha256(f"{where}.{path}.sha256", entry["sha256"])

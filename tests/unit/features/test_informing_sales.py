@@ -107,6 +107,23 @@ def test_without_places_an_equal_row_is_another_thing_and_tells() -> None:
         assert any(near.target == target[i] for near in features.nearest(X[i : i + 1], 64))
 
 
+@pytest.mark.parametrize("coordinates", [True, False])
+@pytest.mark.parametrize("dated", [True, False])
+def test_it_is_known_which_training_row_each_comparable_is(dated, coordinates) -> None:
+    X, target = rows_of()
+    pipeline = FeaturePipeline(contract_of(dated, coordinates=coordinates))
+    features = pipeline.fit(X, target)
+    order = pipeline.comparables_rows(features, X, target)
+    assert features.index is not None
+    assert sorted(order.tolist()) == list(range(len(X)))
+    assert np.array_equal(features.index.target, target[order])
+    assert np.array_equal(features.index.points, features.points(X[order]))
+    other = np.random.default_rng(5).permutation(len(X))
+    again = pipeline.fit(X[other], target[other])
+    assert again.index is not None
+    assert np.array_equal(again.index.target, features.index.target)
+
+
 @pytest.mark.parametrize("dated", [True, False])
 def test_the_state_is_read_back_and_one_from_before_gives_the_features_of_before(dated):
     X, target = rows_of()
@@ -114,7 +131,7 @@ def test_the_state_is_read_back_and_one_from_before_gives_the_features_of_before
     spec, arrays = features.state()
     again = FittedFeatures.from_state(features.contract, spec, arrays)
     assert again.transform(X).tobytes() == features.transform(X).tobytes()
-    added = ("age_scale", "excludes_own", "reach")
+    added = ("age_scale", "excludes_own", "in_order", "reach")
     before = {k: v for k, v in spec["comparables"].items() if k not in added}
     old = {name: array for name, array in arrays.items() if name != "comparables.times"}
     former = FittedFeatures.from_state(features.contract, {**spec, "comparables": before}, old)
