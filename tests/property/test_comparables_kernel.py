@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tasador.core.kernels import Native, native
 from tasador.features import comparables as module
 from tasador.features.comparables import FAR_NEIGHBOUR, REACH_QUANTILE, ComparablesIndex
+from tasador.features.neighbours_kernel import halved
 from tasador.features.plan import neighbourly_order
 
 compiled = pytest.mark.skipif(native().library is None, reason=native().reason)
@@ -61,6 +62,29 @@ def test_the_kernel_gives_the_bits_of_the_definition(seed, m, d, contexts, simil
         for i in range(n)
     ]
     assert got.tobytes() == np.concatenate(single).tobytes()
+
+
+@given(st.integers(1, 700), st.integers(1, 4), st.sampled_from([0.0, 1.0]))
+def test_a_tree_s_cells_have_all_points_once_and_on_their_side(m, d, spread):
+    points = spread * np.random.default_rng(m).normal(size=(m, d))
+    cells, order = halved(points)
+    assert sorted(order.tolist()) == list(range(m))
+
+    def within(cell):
+        """The points of a cell, checked to stand where its splits say."""
+        of = cells[cell]
+        if of["axis"] < 0:
+            rows = order[of["less"] : of["greater"]]
+            assert len(rows) <= 24
+        else:
+            less, greater = within(of["less"]), within(of["greater"])
+            assert (points[less, of["axis"]] <= of["split"]).all()
+            assert (points[greater, of["axis"]] >= of["split"]).all()
+            rows = np.concatenate([less, greater])
+        assert of["earliest"] == min(rows, default=m)
+        return rows
+
+    assert len(within(0)) == m
 
 
 @compiled

@@ -67,6 +67,8 @@ _logger = logging.getLogger(__name__)
 
 #: Pairs of a row and a training row that are looked at at a time.
 _MOST_PAIRS = 2**21
+#: So many are compared one by one, without a tree; those that fit in a cache at a time.
+_FEW_PAIRS, _BLOCK = 2**23, 2**16
 _CHUNK = 4096  # rows valued at a time: bounds the (rows, 64) work arrays to a few MB each
 
 
@@ -227,7 +229,7 @@ class ComparablesIndex:
         if library is None or not self.size or not self.in_order:
             return None
         try:
-            compact = CompactIndex(self, self._tree, _KERNEL_FACTORS[:, 0], library)
+            compact = CompactIndex(self, _KERNEL_FACTORS[:, 0], library)
         except ValueError as error:
             _logger.warning("comparables are found by scipy, not by the kernel: %s", error)
             return None
@@ -373,7 +375,7 @@ class ComparablesIndex:
         while len(waiting):
             left = []
             for rows in np.array_split(waiting, -(-len(waiting) * ask // _MOST_PAIRS)):
-                _, found = self._tree.query(asked.places[rows], k=np.arange(1, ask + 1))
+                found = self._nearest(asked.places[rows], ask)
                 squared, farthest = self._squared(asked, rows, found)
                 order = np.lexsort((found, squared), axis=-1)[:, :k]
                 squared = np.take_along_axis(squared, order, axis=1)
@@ -390,6 +392,24 @@ class ComparablesIndex:
         return Neighbours(
             np.take_along_axis(index, last, axis=1), np.take_along_axis(distance, last, axis=1)
         )
+
+    def _nearest(self, places: Floats, k: int) -> Positions:
+        """Return the k nearest training rows (n, k) of places (n, d), in any order.
+
+        A few are compared with all: that takes less time than to import what makes a tree.
+        """
+        if len(places) * self.size > _FEW_PAIRS:
+            nearest: Positions = self._tree.query(places, k=np.arange(1, k + 1))[1]
+            return nearest
+        if not np.isfinite(places).all():
+            raise ValueError("the places of rows are to be finite")
+        found = []
+        for part in np.array_split(places, -(-len(places) * self.size // _BLOCK) or 1):
+            squared = np.zeros((len(part), self.size))
+            for axis, own in zip(self._places.T, part.T, strict=True):
+                squared += np.square(axis - own[:, None])
+            found.append(np.argpartition(squared, k - 1, axis=1)[:, :k])
+        return np.concatenate(found)
 
     def _squared(self, asked: Asked, rows: Positions, found: Positions) -> tuple[Floats, Floats]:
         """Return squared distances, infinite where one does not inform, and the farthest of all."""
@@ -545,7 +565,7 @@ class ComparablesIndex:
             reach = spec["reach"]
             index.__dict__["reach"] = np.inf if reach is None else float(reach)
         # built on loading rather than inside the first valuation
-        _ = index._tree, index._compact, index.reach
+        _ = index._compact, index.reach
         return index
 
 

@@ -33,6 +33,7 @@ _MOST_SERIES = 64
 _NOT_FINITE = 2
 #: Rows searched at a time: their work arrays stay in the processor's second cache.
 _KERNEL_CHUNK = 256
+_LEAF = 24
 _CELL = np.dtype(
     [("split", "f8"), ("axis", "i4"), ("less", "u4"), ("greater", "u4"), ("earliest", "u4")]
 )
@@ -92,7 +93,6 @@ class CompactIndex:
 
     Args:
         source: The training rows.
-        tree: A cKDTree over their points.
         factors: Shape (b,): of the squared gap, in the exponents of the resemblance kernels.
         library: The compiled kernels.
 
@@ -100,11 +100,9 @@ class CompactIndex:
         ValueError: The arrays do not fit together, or are too many.
     """
 
-    def __init__(
-        self, source: ComparablesIndex, tree: Any, factors: Floats, library: Library
-    ) -> None:
+    def __init__(self, source: ComparablesIndex, factors: Floats, library: Library) -> None:
         size, dimensions = source._places.shape
-        order = np.array(tree.indices, dtype=np.int64)
+        cells, order = halved(source._places)
         has_similar = len(source.similar) > 0
         contexts = source.context.shape[1]
         likes = len(factors) if has_similar else 0
@@ -114,11 +112,11 @@ class CompactIndex:
             raise ValueError(f"{contexts} context columns are too many for the kernel")
         self._likes, self._contexts = likes, contexts
         arrays = {
-            "cells": _cells(tree, order),
+            "cells": cells,
             "points": np.ascontiguousarray(source._places[order], dtype=np.float64),
-            "indices": order,
-            "low": np.array(tree.mins, dtype=np.float64),
-            "high": np.array(tree.maxes, dtype=np.float64),
+            "indices": order.astype(np.int64, copy=False),
+            "low": source._places.min(axis=0).astype(np.float64),
+            "high": source._places.max(axis=0).astype(np.float64),
             "target": np.ascontiguousarray(source.target, dtype=np.float64),
             "similar": np.ascontiguousarray(source.similar, dtype=np.float64),
             "context": np.ascontiguousarray(source.context, dtype=np.float64),
@@ -272,34 +270,43 @@ def tree_of(points: Floats) -> cKDTree:
     return cKDTree(points)
 
 
-def _cells(tree: Any, order: NDArray[np.int64]) -> NDArray[Any]:
-    """Return the tree's cells, each before its children, with the least training row in each."""
-    cells: list[tuple[float, int, int, int, int]] = []
-    waiting = [(tree.tree, -1, False)]
-    while waiting:
-        node, parent, is_greater = waiting.pop()
-        if parent >= 0:
-            split, axis, less, greater, _ = cells[parent]
-            children = (less, len(cells)) if is_greater else (len(cells), greater)
-            cells[parent] = (split, axis, *children, 0)
-        axis = node.split_dim
-        if axis < 0:
-            cells.append((0.0, -1, node.start_idx, node.end_idx, 0))
-            continue
-        cells.append((node.split, axis, 0, 0, 0))
-        waiting.append((node.greater, len(cells) - 1, True))
-        waiting.append((node.lesser, len(cells) - 1, False))
-    found = np.array(cells, dtype=_CELL)
-    # leaves come in the order of their rows, and leave none out
-    leaves = found["axis"] < 0
-    earliest = np.zeros(len(found), np.int64)
-    earliest[leaves] = np.minimum.reduceat(order, found["less"][leaves])
-    least = earliest.tolist()
-    for cell in range(len(cells) - 1, -1, -1):
-        if cells[cell][1] >= 0:
-            least[cell] = min(least[cells[cell][2]], least[cells[cell][3]])
-    found["earliest"] = least
-    return found
+def halved(points: Floats) -> tuple[NDArray[Any], Positions]:
+    """Return a k-d tree of points (m, d): its cells, and the points in the order of its leaves.
+
+    All leaves are equally deep, so that a level is halved by one call: a cell's points in a row of
+    a matrix, split at the middle of the axis along which they are spread most. A leaf has at most
+    24 points; points that are missing for whole rows lie infinitely far away, behind all others.
+    """
+    m, d = points.shape
+    levels = max(0, (m - 1) // _LEAF).bit_length()
+    leaf = -(-m // 2**levels)
+    order = np.arange(leaf * 2**levels)
+    coordinates = np.full((d, len(order)), np.inf)
+    coordinates[:, :m] = points.T
+    cells = np.zeros(2 ** (levels + 1) - 1, _CELL)
+    for level in range(levels):
+        rows = order.reshape(2**level, -1)
+        values = coordinates[:, rows]
+        high = np.where(np.isfinite(values), values, -np.inf).max(axis=2)
+        axis = (high - values.min(axis=2)).argmax(axis=0)
+        along = values[axis, np.arange(2**level)]
+        half = rows.shape[1] // 2
+        order = np.take_along_axis(rows, np.argpartition(along, half, axis=1), axis=1).ravel()
+        of_level = cells[2**level - 1 : 2 ** (level + 1) - 1]
+        of_level["axis"] = axis
+        of_level["split"] = np.partition(along, half, axis=1)[:, half]
+    inner = np.arange(2**levels - 1)
+    cells["less"][: len(inner)], cells["greater"][: len(inner)] = 2 * inner + 1, 2 * inner + 2
+    leaves = np.sort(order.reshape(2**levels, leaf), axis=1)  # equally near ones nearly in order
+    of_leaves = cells[len(inner) :]
+    of_leaves["axis"] = -1
+    of_leaves["less"] = np.minimum(np.arange(2**levels) * leaf, m)
+    of_leaves["greater"] = np.minimum(of_leaves["less"] + leaf, m)
+    earliest = np.minimum(leaves[:, 0], m)
+    for level in range(levels, -1, -1):
+        cells["earliest"][2**level - 1 : 2 ** (level + 1) - 1] = earliest
+        earliest = earliest.reshape(-1, 2).min(axis=1) if level else earliest
+    return cells, leaves.ravel()[:m]
 
 
 def _check(arrays: dict[str, NDArray[Any]], size: int, dimensions: int, similar: bool) -> None:
