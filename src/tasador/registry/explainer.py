@@ -450,13 +450,10 @@ class Explainer:
         some = np.linspace(0, m - 1, min(m, _RANGE_ROWS)).astype(np.intp)
         rows = self._sales.X[some]
         ranges = np.zeros(rows.shape[1])
-        for at, values in enumerate(rows.T):
-            known = values[~np.isnan(values)]
-            if len(known):
-                ranges[at] = np.ptp(np.quantile(known, [0.05, 0.95]))
         for at, column in enumerate(self._contract.features):
-            if column.kind == "category":
-                ranges[at] = 0.0  # levels are the same or not
+            known = rows[~np.isnan(rows[:, at]), at]
+            if len(known) and column.kind != "category":  # levels are the same or not
+                ranges[at] = np.ptp(np.quantile(known, [0.05, 0.95]))
         return weights, ranges
 
     def _likeness(self, X: Floats, places: NDArray[np.intp]) -> _Likeness | None:

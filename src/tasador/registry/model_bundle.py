@@ -7,11 +7,11 @@ and every file's SHA-256 is checked before anything but the manifest is parsed.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import orjson
@@ -73,6 +73,7 @@ from tasador.trees.tree_shap import Contributions, contributions_from_state
 __all__ = ["BundleLimits", "ModelBundle", "load_bundle"]
 
 Floats = NDArray[np.float64]
+_T = TypeVar("_T")
 
 _MOST_GOLDEN_ROWS = 10_000
 _MOST_LEVELS = 64
@@ -486,10 +487,10 @@ def load_bundle(
     limits = limits or BundleLimits()
     if trusted == "configured":
         trusted = trusted_keys()
-    signed = None if trusted is None else trusted.check
+    signed, folder = None if trusted is None else trusted.check, Path(folder)
     try:
-        manifest, contents = read_verified(Path(folder), limits, signed)
-        return _rebuilt(Path(folder), manifest, contents, check_golden, threads, limits)
+        manifest, contents = read_verified(folder, limits, signed)
+        return _rebuilt(folder, manifest, contents, check_golden, threads, limits)
     except Exception as error:  # of any kind: JSON, arrays and graphs are somebody else's words
         if isinstance(error, _NOT_ITS_OWN) and not isinstance(error, ContractError):
             raise
@@ -509,6 +510,9 @@ def _rebuilt(
 
     def arrays_of(name: str) -> dict[str, NDArray[Any]]:
         return read_arrays(contents[name], name, limits.total_bytes)
+
+    def kept(name: str, build: Callable[[dict[str, NDArray[Any]]], _T]) -> _T | None:
+        return build(arrays_of(name)) if name in contents else None
 
     errors, q = contents.get(ERROR_MODEL), manifest.model.n_features
     contract = from_dict(manifest.contract)
@@ -530,26 +534,16 @@ def _rebuilt(
         card=manifest.filled(contents[CARD].decode()),
         encoder=Encoder(contract),
         golden=golden["X"],
-        reference=arrays_of(REFERENCE) if REFERENCE in contents else None,
+        reference=kept(REFERENCE, dict),
         error_model=OnnxRegressor(errors, threads) if errors is not None else None,
-        training_rows=(
-            TrainingRows.from_state(arrays_of(OUT_OF_FOLD)) if OUT_OF_FOLD in contents else None
+        training_rows=kept(OUT_OF_FOLD, TrainingRows.from_state),
+        confidence=kept(
+            CONFIDENCE,
+            lambda arrays: ConfidenceModel.from_state(
+                load_model(contents[CONFIDENCE_TREES], threads), arrays, len(contract.features), q
+            ),
         ),
-        confidence=(
-            ConfidenceModel.from_state(
-                load_model(contents[CONFIDENCE_TREES], threads),
-                arrays_of(CONFIDENCE),
-                len(contract.features),
-                q,
-            )
-            if CONFIDENCE in contents
-            else None
-        ),
-        known_sales=(
-            KnownSales.from_state(arrays_of(KNOWN_SALES), features)
-            if KNOWN_SALES in contents
-            else None
-        ),
+        known_sales=kept(KNOWN_SALES, lambda arrays: KnownSales.from_state(arrays, features)),
     )
     _check_fit(bundle)
     _ = bundle.check, bundle._range  # built on loading rather than inside the first valuation
@@ -569,11 +563,10 @@ def _profile(content: bytes) -> dict[str, Any]:
 def _check_fit(bundle: ModelBundle) -> None:
     """Refuse parts that were not made for each other."""
     q = len(bundle.features.names)
-    index = bundle.interval.scale_index
     if {q, bundle.model.n_features} != {bundle.manifest.model.n_features}:
         got = f"{q} made, {bundle.model.n_features} taken by the model"
         raise MisfitError.of(f"{bundle.manifest.model.n_features} features", got)
-    if index is not None and index >= q:
+    if (index := bundle.interval.scale_index) is not None and index >= q:
         raise MisfitError.of(f"an interval scaled by one of {q} features", f"scale {index}")
 
 
