@@ -1,3 +1,5 @@
+from hashlib import blake2b
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,6 +29,22 @@ def test_exactly_the_training_rows_are_found_in_any_order_and_number(seed, n, p,
         one, place = kept.find(asked[i : i + 1])
         assert one.tolist() == [0] * bool(same)
         assert kept.scores[place].tolist() == got[found == i].tolist()
+
+
+def test_rows_on_a_grid_have_hashes_of_their_own() -> None:
+    rows = np.stack(np.meshgrid(*[np.arange(-8.0, 8.0)] * 4), axis=-1).reshape(-1, 4)
+    assert len(TrainingRows.of(rows, np.zeros(len(rows))).hashes) == len(rows)
+
+
+def test_the_training_rows_of_a_bundle_from_before_are_found() -> None:
+    rows = np.random.default_rng(1).normal(size=(40, 3))
+    hashes = np.array([int.from_bytes(blake2b(row, digest_size=8).digest(), "little", signed=True)
+                       for row in rows])  # fmt: skip
+    order = hashes.argsort()
+    kept = TrainingRows.from_state({"hashes": hashes[order], "scores": np.arange(40.0)[order]})
+    found, places = kept.find(np.concatenate([rows[7:9], rows[:1] + 1.0]))
+    assert (found.tolist(), kept.scores[places].tolist()) == ([0, 1], [7.0, 8.0])
+    assert TrainingRows.from_state(kept.state()).find(rows)[0].tolist() == list(range(40))
 
 
 @pytest.mark.parametrize(
