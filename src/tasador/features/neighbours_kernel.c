@@ -308,8 +308,11 @@ static int nearest_allowed(const Index *index, const Asked *asked, size_t k, Sea
         };
         double within = DBL_MAX;
         if (last < row && (asked->limits == NULL || asked->limits[last] <= asked->limits[row])) {
-            const double way = sqrt(squared(x, asked->points + last * d, d)) + distances[last * k + k - 1];
-            within = way * way * (1.0 + 1e-9) < DBL_MAX ? way * way * (1.0 + 1e-9) : DBL_MAX;
+            const double way = sqrt(squared(x, asked->points + last * d, d));
+            const double from_there = distances[last * k + k - 1], farthest = way + from_there;
+            /* from a row far away it would tell less than the first cells do */
+            if (way <= from_there && farthest * farthest * (1.0 + 1e-9) < DBL_MAX)
+                within = farthest * farthest * (1.0 + 1e-9);
         }
         for (;; within = DBL_MAX) {
             if (d == 2 ? search_allowed(index, x, 2, k, within, &allowed, search, &candidates)
