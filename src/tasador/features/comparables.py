@@ -12,9 +12,8 @@ Where sales have dates, only earlier ones inform a row, in training as later on,
 folds. Age counts as distance does: a date is one more axis of the space. Where sales have none, a
 training row with the row's own place and attributes does not inform it: a training row that is
 valued would find its own target.
-`CompactIndex` searches and sums them in `neighbours_kernel.c`, with the bits of numpy's. It takes
-over a cKDTree's cells and the training rows' arrays. The exponential alone is left to numpy, whose
-vectors round it in their own way.
+`CompactIndex` searches and sums them in `neighbours_kernel.c`, with the bits of the code here. The
+exponential alone is left to numpy, whose vectors round it in their own way.
 """
 
 from __future__ import annotations
