@@ -52,7 +52,7 @@ def test_the_kernel_gives_the_bits_of_the_definition(seed, m, d, contexts, simil
     points, attribute = questions(index, seed, n)
     assert index._compact is not None
     position, distance = index._compact.neighbours(points)
-    near = index.neighbours(points)
+    near = index._neighbours(index.asked(points, None, None, None))
     assert (position == near.index).all()
     assert distance.tobytes() == near.distance.tobytes()
     got = index.features(points, attribute)
@@ -217,6 +217,11 @@ def test_no_sale_of_the_day_or_later_and_no_row_itself_informs_a_row(of):
     rows = np.random.default_rng(seed).integers(0, m, 20)
     asked = some(arrays, rows)
     near = index.neighbours(asked["points"], 64, asked["similar"], asked["times"], asked["context"])
+    defined = index._neighbours(
+        index.asked(asked["points"], asked["similar"], asked["times"], asked["context"])
+    )
+    assert (near.index == defined.index).all()
+    assert (near.distance == defined.distance).all()
     assert np.isfinite(features_of(index, asked)).all()
     for i in range(len(rows)):
         squared = np.zeros(m)

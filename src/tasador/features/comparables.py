@@ -270,21 +270,13 @@ class ComparablesIndex:
         A row whose own is farther away is like none of them. Infinite where rows cannot be told
         apart by place.
         """
-        if self.times is not None or self.excludes_own:
-            return self._reach_of_others()
-        rows = np.linspace(0, self.size - 1, min(self.size, _REACH_ROWS)).astype(np.intp)
-        others = min(FAR_NEIGHBOUR + 1, self.size)  # the nearest one is the row itself
-        distance, _ = self._tree.query(self.points[rows], k=[others])
-        usual = float(np.quantile(distance, REACH_QUANTILE))
-        return usual if usual > 0.0 else np.inf
-
-    def _reach_of_others(self) -> float:
-        """Return `reach` by the rows that inform each; of dated ones the newer half tells."""
+        # of dated ones the newer half tells
         first = 0 if self.times is None else self.size // 2
         rows = np.linspace(first, self.size - 1, min(self.size, _REACH_ROWS)).astype(np.intp)
+        finds_itself = self.times is None and not self.excludes_own
         near = self.neighbours(
             self.points[rows],
-            FAR_NEIGHBOUR,
+            FAR_NEIGHBOUR + finds_itself,
             self.similar[rows] if len(self.similar) else None,
             None if self.times is None else self.times[rows],
             self.context[rows],
@@ -348,7 +340,12 @@ class ComparablesIndex:
             times: Shape (n,): when they are valued, in seconds; NaN, or None, is after all sales.
             context: Shape (n, c): their own; without it a row may find itself.
         """
-        return self._neighbours(self.asked(points, similar, times, context), k)
+        asked = self.asked(points, similar, times, context)
+        if self._compact is not None and k <= STEPS[-1]:
+            found = self._compact.neighbours(*asked)
+            if found is not None:
+                return Neighbours(found[0][:, :k], found[1][:, :k])
+        return self._neighbours(asked, k)
 
     def _neighbours(self, asked: Asked, k: int = STEPS[-1]) -> Neighbours:
         if self.in_order:
