@@ -327,7 +327,7 @@ for seed in range(0, 40, 3):
         np.round(rng.normal(size=(m, d)), 1), rng.normal(size=m),
         rng.normal(size=m) if seed % 2 else None, rng.normal(size=(m, context)),
     )
-    compact = CompactIndex(index, index._tree, _KERNEL_FACTORS[:, 0], library)
+    compact = CompactIndex(index, _KERNEL_FACTORS[:, 0], library)
     similar = rng.normal(size=300) if seed % 2 else None
     compact.features(rng.normal(size=(300, d)), similar)
     for times in (None, rng.integers(0, 9, m) * 1.0):  # only some training rows inform a row
@@ -336,12 +336,13 @@ for seed in range(0, 40, 3):
             rng.normal(size=m) if seed % 2 else None, rng.normal(size=(m, context)), times,
             excludes_own=times is None,
         )
-        compact = CompactIndex(index, index._tree, _KERNEL_FACTORS[:, 0], library)
+        compact = CompactIndex(index, _KERNEL_FACTORS[:, 0], library)
         at = rng.integers(0, m, 300)
         own = index.similar[at] if seed % 2 else None
         when = rng.integers(0, 9, 300) * 1.0
         asked = index.asked(index.points[at], own, when, index.context[at])
         compact.features(*asked)
+        compact.features(*asked.take(np.lexsort(asked.places.T)))  # each row near the one before
 columns = (
     Column("lon", "number", role="longitude"), Column("lat", "number", role="latitude"),
     Column("rooms", "integer", nullable=True), Column("sold", "datetime"),
