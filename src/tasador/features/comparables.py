@@ -392,10 +392,11 @@ class ComparablesIndex:
     def _nearest(self, places: Floats, k: int) -> Positions:
         """Return the k nearest training rows (n, k) of places (n, d), in any order.
 
-        Where the kernel searches, and only has to be checked by a few rows, these are compared with
-        all: that takes less time than to import what makes a tree.
+        The few rows by which the kernel is checked are compared with all: that takes less time than
+        to import what makes a tree, for which there is no other use where the kernel searches.
         """
-        if native().library is None or len(places) * self.size > _FEW_PAIRS:
+        checked = "_compact" in self.__dict__
+        if checked or len(places) * self.size > _FEW_PAIRS:
             nearest: Positions = self._tree.query(places, k=np.arange(1, k + 1))[1]
             return nearest
         if not np.isfinite(places).all():

@@ -115,8 +115,8 @@ class CompactIndex:
             "cells": cells,
             "points": np.ascontiguousarray(source._places[order], dtype=np.float64),
             "indices": order.astype(np.int64, copy=False),
-            "low": source._places.min(axis=0).astype(np.float64),
-            "high": source._places.max(axis=0).astype(np.float64),
+            "low": source._places.min(axis=0),
+            "high": source._places.max(axis=0),
             "target": np.ascontiguousarray(source.target, dtype=np.float64),
             "similar": np.ascontiguousarray(source.similar, dtype=np.float64),
             "context": np.ascontiguousarray(source.context, dtype=np.float64),
@@ -291,10 +291,11 @@ def halved(points: Floats) -> tuple[NDArray[Any], Positions]:
         axis = (high - values.min(axis=2)).argmax(axis=0)
         along = values[axis, np.arange(2**level)]
         half = rows.shape[1] // 2
-        order = np.take_along_axis(rows, np.argpartition(along, half, axis=1), axis=1).ravel()
+        parted = np.argpartition(along, half, axis=1)
+        order = np.take_along_axis(rows, parted, axis=1).ravel()
         of_level = cells[2**level - 1 : 2 ** (level + 1) - 1]
         of_level["axis"] = axis
-        of_level["split"] = np.partition(along, half, axis=1)[:, half]
+        of_level["split"] = along[np.arange(2**level), parted[:, half]]
     inner = np.arange(2**levels - 1)
     cells["less"][: len(inner)], cells["greater"][: len(inner)] = 2 * inner + 1, 2 * inner + 2
     leaves = np.sort(order.reshape(2**levels, leaf), axis=1)  # equally near ones nearly in order
