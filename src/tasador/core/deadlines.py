@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import queue
 import threading
@@ -16,6 +17,7 @@ T = TypeVar("T")
 
 _SLICE_S = 0.05
 _IDLE_S = 120.0
+_LAST_CALLS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class _Call(Generic[T]):
         self.error: BaseException | None = None
 
     def run(self) -> None:
+        _running.add(self)
         try:
             self.result.append(self._work())
         except BaseException as error:
@@ -70,6 +73,25 @@ class _Call(Generic[T]):
             self.error = error
         finally:
             self.done.set()
+            _running.discard(self)
+
+
+_running: set[_Call[Any]] = set()
+_process_ends = threading.Event()
+_thread = threading.local()
+
+
+@atexit.register
+def _wait_for_last_calls() -> None:
+    """Let calls end that nobody waits for any more.
+
+    A thread that sets up TLS while the process's end takes OpenSSL down makes it crash. One that
+    hangs in the network does not, and is not waited for much longer.
+    """
+    _process_ends.set()
+    last = Deadline.after(_LAST_CALLS_S)
+    for call in tuple(_running):
+        call.done.wait(last.remaining())
 
 
 class _Worker:
@@ -97,6 +119,7 @@ class _Worker:
         return self.left and self._thread.is_alive()
 
     def _run(self) -> None:
+        _thread.worker = self
         while not self.left:
             try:
                 self._calls.get(timeout=_IDLE_S).run()
@@ -203,18 +226,26 @@ _log = logging.getLogger(__name__)
 
 
 def retry_context(**arguments: Any) -> Iterator[Any]:
-    """Return stamina's attempts for `arguments`, its retries logged as our own lines are.
+    """Yield stamina's attempts for `arguments`, its retries logged as our own lines are.
+
+    A call that was left behind, and a process that ends, begin no further attempt.
 
     stamina's own hook prints through structlog on standard output wherever that is installed, which
     is neither JSON where logs are JSON nor hidden where a command's output is read by a program.
+
+    Raises:
+        DeadlineError: Nobody waits for another attempt.
     """
     # inside: loading and valuing imports this module, and stamina comes with the extras only
     from stamina import instrumentation
     from stamina import retry_context as attempts
 
     instrumentation.set_on_retry_hooks([_log_retry])
-    made: Iterator[Any] = attempts(**arguments)
-    return made
+    for attempt in attempts(**arguments):
+        worker: _Worker | None = getattr(_thread, "worker", None)
+        if _process_ends.is_set() or (worker is not None and worker.left):
+            raise DeadlineError("it is not tried again: nobody waits for it")
+        yield attempt
 
 
 def _log_retry(details: Any) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from tasador.core.deadlines import BoundedCaller, Deadline
+from tasador.core.deadlines import BoundedCaller, Deadline, retry_context
 from tasador.core.errors import DeadlineError
 
 
@@ -113,3 +115,46 @@ def test_an_idle_thread_ends(monkeypatch):
         assert time.monotonic() < until
         time.sleep(0.01)
     assert caller.call(lambda: 2, Deadline.after(10)) == 2
+
+
+def test_a_call_that_was_left_behind_is_not_tried_again():
+    caller, release, made = BoundedCaller("left one"), threading.Event(), []
+
+    def work() -> None:
+        for attempt in retry_context(on=OSError, attempts=3, wait_initial=0.0, wait_max=0.0):
+            with attempt:
+                made.append(release.wait(60))
+                raise OSError("no answer")
+
+    with pytest.raises(DeadlineError, match="did not answer"):
+        caller.call(work, Deadline.after(0.05))
+    (left,) = [t for t in threading.enumerate() if t.name == "tasador left one"]
+    release.set()
+    left.join(10)
+    assert not left.is_alive()
+    assert made == [True]
+
+
+_LEFT_BEHIND = """
+import os, time
+from tasador.core.deadlines import BoundedCaller, Deadline, DeadlineError
+
+def work():
+    time.sleep({seconds})
+    os.write(1, b"the call ended")
+
+try:
+    BoundedCaller("store").call(work, Deadline.after(0.05))
+except DeadlineError:
+    os.write(1, b"left behind, ")
+"""
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.4, "left behind, the call ended"),
+                                               (60.0, "left behind, ")])  # fmt: skip
+def test_a_process_ends_after_its_last_calls_unless_they_hang(seconds, said):
+    started = time.monotonic()
+    code = _LEFT_BEHIND.format(seconds=seconds)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, said, "")
+    assert time.monotonic() - started < 30
