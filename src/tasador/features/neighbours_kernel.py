@@ -280,25 +280,26 @@ def halved(points: Floats) -> tuple[NDArray[Any], Positions]:
     m, d = points.shape
     levels = max(0, (m - 1) // _LEAF).bit_length()
     leaf = -(-m // 2**levels)
-    order = np.arange(leaf * 2**levels)
-    coordinates = np.full((d, len(order)), np.inf)
-    coordinates[:, :m] = points.T
+    order = np.arange(leaf * 2**levels).reshape(1, -1)
+    coordinates = np.full((d, *order.shape), np.inf)
+    coordinates[:, 0, :m] = points.T
     cells = np.zeros(2 ** (levels + 1) - 1, _CELL)
     for level in range(levels):
-        rows = order.reshape(2**level, -1)
-        values = coordinates[:, rows]
-        high = np.where(np.isfinite(values), values, -np.inf).max(axis=2)
-        axis = (high - values.min(axis=2)).argmax(axis=0)
-        along = values[axis, np.arange(2**level)]
-        half = rows.shape[1] // 2
+        axis = _widest(coordinates)
+        along = coordinates[axis, np.arange(2**level)]
+        half = along.shape[1] // 2
         parted = np.argpartition(along, half, axis=1)
-        order = np.take_along_axis(rows, parted, axis=1).ravel()
         of_level = cells[2**level - 1 : 2 ** (level + 1) - 1]
         of_level["axis"] = axis
         of_level["split"] = along[np.arange(2**level), parted[:, half]]
+        # kept in the cells' order: what is read together lies together
+        for values in (order, *coordinates):
+            values[:] = np.take_along_axis(values, parted, axis=1)
+        order = order.reshape(2 * len(order), half)
+        coordinates = coordinates.reshape(d, *order.shape)
     inner = np.arange(2**levels - 1)
     cells["less"][: len(inner)], cells["greater"][: len(inner)] = 2 * inner + 1, 2 * inner + 2
-    leaves = np.sort(order.reshape(2**levels, leaf), axis=1)  # equally near ones nearly in order
+    leaves = np.sort(order, axis=1)  # equally near ones nearly in order
     of_leaves = cells[len(inner) :]
     of_leaves["axis"] = -1
     of_leaves["less"] = np.minimum(np.arange(2**levels) * leaf, m)
@@ -308,6 +309,16 @@ def halved(points: Floats) -> tuple[NDArray[Any], Positions]:
         cells["earliest"][2**level - 1 : 2 ** (level + 1) - 1] = earliest
         earliest = earliest.reshape(-1, 2).min(axis=1) if level else earliest
     return cells, leaves.ravel()[:m]
+
+
+def _widest(coordinates: Floats) -> Positions:
+    """Return the axis along which each cell's points are spread most, of (d, cells, points)."""
+    high, low = coordinates.max(axis=2), coordinates.min(axis=2)
+    endless = np.isinf(high[0])  # the cells that hold points that are missing
+    some = coordinates[:, endless]
+    high[:, endless] = np.where(np.isfinite(some), some, -np.inf).max(axis=2)
+    axis: Positions = (high - low).argmax(axis=0)
+    return axis
 
 
 def _check(arrays: dict[str, NDArray[Any]], size: int, dimensions: int, similar: bool) -> None:
