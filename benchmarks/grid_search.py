@@ -40,6 +40,7 @@ from tasador.data.validation import validate_table
 from tasador.features.pipeline import FeaturePipeline
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.families.catalog import expand_grid, family
+from tasador.selection.families.linear import TrainingRange
 from tasador.selection.folds import Fold, make_folds, random_assignment
 from tasador.selection.search.grid_search import SearchResult, grid_search
 from tasador.selection.search.shared_work import Candidate, Group, group_candidates
@@ -119,10 +120,14 @@ def groups_of(name: str, grid: dict[str, list[Any]]) -> list[Group]:
 def theirs(name: str, params: dict[str, Any], table: Table) -> tuple[float, float, float]:
     """Return GridSearchCV's CPU seconds on the first fold, and its scores held out and fitted."""
     from sklearn import ensemble, linear_model, tree
+    from sklearn.base import BaseEstimator, TransformerMixin
     from sklearn.compose import TransformedTargetRegressor
     from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+
+    class Range(TrainingRange, TransformerMixin, BaseEstimator):
+        """The step of the linear families, as GridSearchCV copies it."""
 
     classes = {
         "random_forest": ensemble.RandomForestRegressor,
@@ -133,7 +138,7 @@ def theirs(name: str, params: dict[str, Any], table: Table) -> tuple[float, floa
     }
     linear = name in ("ridge", "lasso")
     seeded = {} if linear else {"random_state": seeds.derive_seed(SEED, name)}
-    steps = [StandardScaler()] if linear else []
+    steps = [Range(), StandardScaler()] if linear else []
     model = make_pipeline(*steps, classes[name](**seeded))
     transform, fold = table.transform, table.folds[0]
     whole = TransformedTargetRegressor(
