@@ -315,8 +315,9 @@ def _widest(coordinates: Floats) -> Positions:
     """Return the axis along which each cell's points are spread most, of (d, cells, points)."""
     high, low = coordinates.max(axis=2), coordinates.min(axis=2)
     endless = np.isinf(high[0])  # the cells that hold points that are missing
-    some = coordinates[:, endless]
-    high[:, endless] = np.where(np.isfinite(some), some, -np.inf).max(axis=2)
+    for most, values in zip(high, coordinates, strict=True):
+        some = values[endless]
+        most[endless] = np.where(np.isfinite(some), some, -np.inf).max(axis=1)
     axis: Positions = (high - low).argmax(axis=0)
     return axis
 
