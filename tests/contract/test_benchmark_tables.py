@@ -9,14 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow
-
-SCRIPTS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("benchmark_scripts")]
 
 
 def test_a_table_of_the_league_is_cut_without_its_target_and_keeps_the_bytes_of_its_rows(
